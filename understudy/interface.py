@@ -1,0 +1,127 @@
+"""The values that cross layers: what a step sees, what a network shows, what a term may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+from annotated_types import Ge, Gt, Le
+from torch import Tensor, nn
+
+Positive: TypeAlias = Annotated[float, Gt(0)]
+"""A number above 0, such as a temperature."""
+NonNegative: TypeAlias = Annotated[float, Ge(0)]
+"""A number from 0 up, such as a weight."""
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+"""A number from 0 to 1."""
+
+Outputs: TypeAlias = Mapping[str, Tensor]
+"""What one forward pass of a network showed: role -> tensor.
+
+Roles are one vocabulary everywhere (METHODS.md's M, A, P, L):
+
+- ``logits`` ``(B, C)``
+- ``feature`` ``(B, D)``: the input of the head (the last linear layer)
+- ``stage_k`` ``(B, C_k, H_k, W_k)`` (or tokens ``(B, N, D)``): output of stage k after its last activation;
+  ``stage_0`` is the stem
+- ``preact_k``: the same before that activation (equal to ``stage_k`` where the stage ends without one)
+- ``stage_last``: the last map before global pooling (after any final BN-ReLU)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One training batch as every term sees it.
+
+    ``index`` says which sample of the training set each image is and ``view`` which augmentation of it; both are
+    counter-based (DESIGN: the way of the data), so together they address the teacher's memory.
+    """
+
+    images: Tensor
+    """``(B, C, H, W)``, normalised, floating."""
+    target: Tensor
+    """``(B,)`` int64 class numbers."""
+    index: Tensor | None = None
+    """``(B,)`` int64 position in the training set as read."""
+    view: Tensor | None = None
+    """``(B,)`` int64 number of the augmentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A module and where its roles are: the only thing methods know of an architecture.
+
+    ``paths`` maps a role (``feature`` and ``logits`` excepted: they are the input and output of ``head``) to the
+    module path whose output is that role; for ``preact_k`` to the activation module whose *input* is.
+    ``shapes`` holds the shape of every role for one image (without the batch dimension).
+    """
+
+    module: nn.Module
+    head: str | None
+    """Path of the last linear layer, ``None`` where the logits are all that can be seen."""
+    paths: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages, the stem (``stage_0``) not counted."""
+        return sum(
+            1
+            for role in self.shapes
+            if role.startswith("stage_") and role[6:].isdigit() and role != "stage_0"
+        )
+
+    @property
+    def classifier(self) -> nn.Linear:
+        """The head itself.
+
+        Raises:
+            ValueError: if the network has none that can be seen.
+        """
+        head = self.module.get_submodule(self.head) if self.head is not None else None
+        if not isinstance(head, nn.Linear):
+            raise ValueError(
+                "the network must end in a linear layer, got none that could be found. "
+                "Name it in the config, e.g. taps: {head: classifier.3}"
+            )
+        return head
+
+    @property
+    def num_classes(self) -> int:
+        """Length of the logits."""
+        return self.shapes["logits"][0]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a term may ask for when it builds its heads: both networks, the classes, the data's size."""
+
+    student: Network
+    teacher: Network | None
+    num_classes: int
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Stages that belong together: ``(student k, teacher k)``, shallow to deep."""
+    num_images: int | None = None
+    """Size of the training set (``crd`` keeps one row of memory an image)."""
+    class_means: Tensor | None = None
+    """``(C, D)`` the teacher's mean feature of every class, if the caller has it already."""
+    train_targets: Tensor | None = None
+    """``(num_images,)`` label of every training image by its index, -1 for one that is not trained on; if known."""
+    same_family: bool = False
+    """Whether both networks are of one family (DHKD chooses its auxiliary head by it)."""
+
+    @property
+    def guide(self) -> Network:
+        """The teacher.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.teacher is None:
+            raise ValueError("this term must have a teacher, got none. Add a teacher: section to the config")
+        return self.teacher
+
+
+Align: TypeAlias = Literal["none", "released", "backbone", "paper", "feature"]
+"""How the gradients of the label loss and of the teacher's losses are merged (METHODS.md section 8)."""

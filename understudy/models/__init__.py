@@ -1,0 +1,207 @@
+"""Models: the CIFAR zoo, MobileNet-V1, two small networks, and how any model's name becomes a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from understudy.models.adapters import build, imported_model, timm_model, torchvision_model
+from understudy.models.mobilenet_v1 import MobileNetV1
+from understudy.models.mobilenet_v2 import MobileNetV2
+from understudy.models.resnet import ResNet
+from understudy.models.resnet18 import BasicBlock, Bottleneck, ResNetFourStage
+from understudy.models.shufflenet_v1 import ShuffleNetV1
+from understudy.models.shufflenet_v2 import ShuffleNetV2
+from understudy.models.small import CNN
+from understudy.models.vgg import VGG
+from understudy.models.weights import load_weights as load_weights
+from understudy.models.wrn import WideResNet
+from understudy.nearest import did_you_mean
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn_small": partial(CNN, (16, 16, 32, 64)),
+    "cnn_tiny": partial(CNN, (8, 8, 16, 24)),
+    "mobilenet_v1": MobileNetV1,
+    "mobilenet_v2": partial(MobileNetV2, 6, 0.5),
+    "resnet110": partial(ResNet, 110, (16, 16, 32, 64)),
+    "resnet14": partial(ResNet, 14, (16, 16, 32, 64)),
+    "resnet18": partial(ResNetFourStage, BasicBlock, (2, 2, 2, 2)),
+    "resnet20": partial(ResNet, 20, (16, 16, 32, 64)),
+    "resnet32": partial(ResNet, 32, (16, 16, 32, 64)),
+    "resnet32x4": partial(ResNet, 32, (32, 64, 128, 256)),
+    "resnet38x2": partial(ResNet, 38, (16, 32, 64, 128)),
+    "resnet44": partial(ResNet, 44, (16, 16, 32, 64)),
+    "resnet50": partial(ResNetFourStage, Bottleneck, (3, 4, 6, 3)),
+    "resnet56": partial(ResNet, 56, (16, 16, 32, 64)),
+    "resnet8": partial(ResNet, 8, (16, 16, 32, 64)),
+    "resnet8x4": partial(ResNet, 8, (32, 64, 128, 256)),
+    "shufflenet_v1": partial(ShuffleNetV1, (240, 480, 960), (4, 8, 4), 3),
+    "shufflenet_v2": partial(ShuffleNetV2, (116, 232, 464, 1024), (3, 7, 3)),
+    "vgg11": partial(VGG, (1, 1, 2, 2, 2)),
+    "vgg13": partial(VGG, (2, 2, 2, 2, 2)),
+    "vgg16": partial(VGG, (2, 2, 3, 3, 3)),
+    "vgg19": partial(VGG, (2, 2, 4, 4, 4)),
+    "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
+    "wrn_16_1": partial(WideResNet, 16, 1),
+    "wrn_16_2": partial(WideResNet, 16, 2),
+    "wrn_40_1": partial(WideResNet, 40, 1),
+    "wrn_40_2": partial(WideResNet, 40, 2),
+}
+"""Name -> what builds it, given ``num_classes`` and ``in_channels``. Parameter names and shapes are those of
+the CRD and mdistiller zoo, so published teachers load."""
+
+FAMILIES: dict[str, str] = {
+    "cnn": "cnn",
+    "mobilenet": "mobilenet",
+    "resnet": "resnet",
+    "resnext": "resnet",
+    "shufflenet": "shufflenet",
+    "vgg": "vgg",
+    "wide_resnet": "resnet",  # torchvision's and timm's are ordinary ResNets with wider bottlenecks
+    "wideresnet": "wrn",
+    "wrn": "wrn",
+}
+"""How a model's or class's name begins -> its family."""
+
+_LAYERS_OF_THREE = {"stage_1": "layer1", "stage_2": "layer2", "stage_3": "layer3"}
+ROLES: dict[type[nn.Module], dict[str, str]] = {
+    CNN: {"stage_0": "stem", "stage_1": "stage1", "stage_2": "stage2", "stage_3": "stage3"},
+    MobileNetV1: {
+        "stage_0": "model.0",
+        "stage_1": "model.3",
+        "stage_2": "model.5",
+        "stage_3": "model.11",
+        "stage_4": "model.13",
+    },
+    MobileNetV2: {
+        "stage_0": "conv1",
+        "stage_1": "blocks.1",
+        "stage_2": "blocks.2",
+        "stage_3": "blocks.4",
+        "stage_4": "blocks.6",
+        "stage_last": "conv2",
+    },
+    ResNet: {"stage_0": "relu", **_LAYERS_OF_THREE},
+    ResNetFourStage: {"stage_0": "relu", **_LAYERS_OF_THREE, "stage_4": "layer4"},
+    ShuffleNetV1: {"stage_0": "relu", **_LAYERS_OF_THREE},
+    ShuffleNetV2: {"stage_0": "relu1", **_LAYERS_OF_THREE, "stage_last": "relu2"},
+    VGG: {
+        "stage_0": "block0",
+        "stage_1": "block1",
+        "stage_2": "block2",
+        "stage_3": "block3",
+        "stage_4": "block4",
+    },
+    WideResNet: {
+        "stage_0": "conv1",
+        "stage_1": "block2.layer.0.relu1",
+        "stage_2": "block3.layer.0.relu1",
+        "stage_3": "relu",
+    },
+}
+"""Class -> role -> path of the module whose output has that role. ``stage_last`` stands only where the last
+map before pooling is not the last stage. All stages end in an activation, save MobileNet-V2's (linear
+bottlenecks) and the stem of :class:`WideResNet`, whose pre-activation is the stage itself."""
+
+
+def create_model(
+    name: str,
+    num_classes: int,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    in_channels: int = 3,
+    **kwargs: Any,
+) -> nn.Module:
+    """Returns a network by name, in training mode; nothing is downloaded unless ``pretrained``.
+
+    Args:
+        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:factory``.
+        num_classes: length of the logits.
+        weights: a file to load (:func:`load_weights`).
+        pretrained: downloads torchvision's or timm's weights; a factory of yours may take it too.
+        in_channels: of the images.
+        kwargs: for the network's own constructor.
+
+    Raises:
+        ValueError: nothing has that name; an argument does not suit the network; the weights do not fit.
+
+    Example:
+        >>> from understudy.models import create_model
+        >>> sum(p.numel() for p in create_model("resnet8x4", num_classes=100).parameters())
+        1233540
+    """
+    for key, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+        if value < 1:
+            raise ValueError(f"{key} must be at least 1, got {value}. Look at the data")
+    if weights is not None and pretrained:
+        raise ValueError(
+            f"weights and pretrained must not both be given, got {weights} and true. Leave one out"
+        )
+    source, _, rest = name.partition("/")
+    if source == "torchvision" and rest:
+        net = torchvision_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    elif source == "timm" and rest:
+        net = timm_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    elif ":" in name:
+        net = imported_model(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    else:
+        net = _zoo_model(name, pretrained, num_classes=num_classes, in_channels=in_channels, **kwargs)
+    if weights is not None:
+        load_weights(net, weights)
+    return net
+
+
+def model_names() -> list[str]:
+    """Returns the names of the zoo, sorted."""
+    return sorted(MODELS)
+
+
+def family(model: str | nn.Module) -> str:
+    """Returns the family of a network, by which DHKD chooses its head: one of the values of ``FAMILIES``.
+
+    Args:
+        model: the network itself, or its name (``"torchvision/resnet18"``).
+
+    Returns:
+        The family; for a network of none, its class's name (or what was given, without its source).
+
+    Example:
+        >>> from understudy.models import family
+        >>> family("resnet8x4"), family("torchvision/resnet18"), family("wrn_40_2")
+        ('resnet', 'resnet', 'wrn')
+    """
+    full = type(model).__name__ if isinstance(model, nn.Module) else model
+    name = full.rpartition("/")[2].rpartition(":")[
+        2
+    ]  # without torchvision/, timm/ or the module it comes from
+    for prefix, result in FAMILIES.items():
+        if name.lower().startswith(prefix):
+            return result
+    return name
+
+
+def known_roles(module: nn.Module) -> dict[str, str] | None:
+    """Returns where the stages of one of our networks end (role -> module path), ``None`` for any other."""
+    roles = ROLES.get(type(module))
+    return None if roles is None else dict(roles)
+
+
+def _zoo_model(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    if name not in MODELS:
+        elsewhere = f"Did you mean 'torchvision/{name}'? " if name in torchvision.models.list_models() else ""
+        raise ValueError(
+            "model must be in the zoo, or be torchvision/NAME, timm/NAME or package.module:factory, "
+            f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), MODELS)}"
+        )
+    if pretrained:
+        raise ValueError(
+            f"pretrained must be false for {name}, got true: the zoo has no weights to download. "
+            "Give weights: FILE"
+        )
+    return build(name, MODELS[name], **kwargs)

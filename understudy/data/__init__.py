@@ -1,0 +1,108 @@
+"""Labelled images as tensors, the views of each, and the loaders that stream both."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from understudy.data.cifar import read_cifar10, read_cifar100
+from understudy.data.digits import read_digits
+from understudy.data.folder import read_folder
+from understudy.data.images import ImageSet
+from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
+from understudy.data.parquet import read_parquet
+from understudy.data.splits import Splits, check_statistics, hold_out, keep
+from understudy.data.views import NO_AUGMENT, PadCropFlip
+
+__all__ = [
+    "DATASETS",
+    "NO_AUGMENT",
+    "EvalLoader",
+    "ImageSet",
+    "PadCropFlip",
+    "Splits",
+    "TrainLoader",
+    "load",
+    "normalise",
+]
+
+DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
+    "cifar10": read_cifar10,
+    "cifar100": read_cifar100,
+    "digits": read_digits,
+    "imagefolder": read_folder,
+    "parquet": read_parquet,
+}
+"""Name -> reader of ``(train, test)``. The reader's arguments are the options of the data set."""
+
+
+def load(
+    name: str,
+    *,
+    val: float = 0.0,
+    limit: int | None = None,
+    split_seed: int = 0,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> Splits:
+    """Returns a data set, read, checked and split, on the CPU.
+
+    Args:
+        name: key of :data:`DATASETS`.
+        val: share of the training images that is held out for choices, every class in proportion.
+        limit: train on this many images only (of those not held out), as many of every class.
+        split_seed: of the choices that ``val`` and ``limit`` make. Not the run's seed: seeds are compared on
+            one split.
+        mean: of every channel, 0 to 1, for example those a pre-trained teacher was made with; goes with
+            ``std``. Default: the published ones for CIFAR, for other sets those of all training images as
+            read, so that ``val`` and ``limit`` change nothing in what a network sees.
+        std: likewise.
+        options: of the data set: the arguments of its reader.
+
+    Raises:
+        ValueError: an unknown name or option (with the nearest known one), a missing option, or whatever is
+            wrong with the data.
+
+    Example:
+        >>> from understudy.data import load
+        >>> splits = load("digits", val=0.1)
+        >>> len(splits.train), len(splits.val), len(splits.test)
+        (1167, 130, 500)
+    """
+    if name not in DATASETS:
+        raise ValueError(
+            f"data.name must be one of {', '.join(DATASETS)}, got {name!r}. {_nearest(name, DATASETS)}"
+        )
+    _check_options(name, options)
+    read, test = DATASETS[name](**options)
+    if (mean is None) != (std is None):
+        raise ValueError("data.mean and data.std must be given together, got one of them. Add the other")
+    if mean is None or std is None:
+        mean, std = PUBLISHED.get(name) or pixel_statistics(read.images)
+    check_statistics(mean, std, read.channels)
+    train, held = hold_out(read, val, split_seed)
+    return Splits(keep(train, limit, split_seed), held, test, tuple(mean), tuple(std))
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    own = inspect.signature(DATASETS[name]).parameters
+    common = [p for p, kind in inspect.signature(load).parameters.items() if kind.kind is kind.KEYWORD_ONLY]
+    known = (*own, *common)
+    for option in options:
+        if option not in own:
+            raise ValueError(
+                f"options of data set {name!r} must be among {', '.join(known)}, got {option!r}. "
+                f"{_nearest(option, known)}"
+            )
+    for option, kind in own.items():
+        if kind.default is kind.empty and option not in options:
+            raise ValueError(f"data set {name!r} must have the option data.{option}, got none. Add it")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean {close[0]!r}?" if close else "Choose one of these"

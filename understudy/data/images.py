@@ -1,0 +1,89 @@
+"""A labelled set of images as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageSet:
+    """Images of one size with their labels, whole in memory, on the CPU or on an accelerator."""
+
+    images: Tensor
+    """``(N, C, H, W)`` uint8."""
+    targets: Tensor
+    """``(N,)`` int64 class numbers."""
+    classes: tuple[str, ...]
+    """Name of every class; its position is the class number."""
+    name: str
+    """Where the images come from, for messages."""
+    index: Tensor
+    """``(N,)`` int64 position in the set as read. Subsets keep it: it means one image in all of them."""
+    num_read: int
+    """Number of images in the set as read; every ``index`` is below it, as a memory must know."""
+
+    @classmethod
+    def read(cls, images: Tensor, targets: Tensor, classes: Sequence[str], name: str) -> ImageSet:
+        """Returns a whole set, as a reader found it, after :meth:`check`."""
+        n = len(images)
+        return cls(images, targets, tuple(classes), name, torch.arange(n), n).check()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, also of those without an image."""
+        return len(self.classes)
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie."""
+        return self.images.device
+
+    def subset(self, positions: Tensor) -> ImageSet:
+        """Returns the images at ``positions`` ``(K,)`` (int64, in *this* set), in that order."""
+        positions = positions.to(self.device)
+        return replace(
+            self, images=self.images[positions], targets=self.targets[positions], index=self.index[positions]
+        )
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """Returns the set with all its tensors on ``device``."""
+        return replace(
+            self, images=self.images.to(device), targets=self.targets.to(device), index=self.index.to(device)
+        )
+
+    def check(self) -> ImageSet:
+        """Returns the set itself if it can be trained on or measured.
+
+        Raises:
+            ValueError: there is no image, or a label is not a class number.
+        """
+        if len(self) == 0:
+            raise ValueError(
+                f"{self.name} must hold at least one image, got none. Check the path and its contents"
+            )
+        wrong = ((self.targets < 0) | (self.targets >= self.num_classes)).nonzero()
+        if len(wrong) > 0:
+            first = int(wrong[0])
+            raise ValueError(
+                f"labels of {self.name} must lie in [0, {self.num_classes}), got {int(self.targets[first])} "
+                f"at image {int(self.index[first])}, the first of {len(wrong)} such. "
+                "Mend the labels or the list of classes"
+            )
+        return self

@@ -1,0 +1,169 @@
+"""Loaders for images that live on the device: a few indexing operations a batch, no worker, no copy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from understudy.data.counter import permutation
+from understudy.data.images import ImageSet
+from understudy.data.normalisation import normalise
+from understudy.data.views import PadCropFlip
+from understudy.interface import Batch
+
+
+class TrainLoader:
+    """Batches of augmented training images, a pure function of ``(seed, epoch, step)``.
+
+    Nothing is remembered between batches: any epoch may be started at any step, and every rank of any number
+    of ranks computes the same global order and takes its share of each global batch.
+    """
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        augment: PadCropFlip,
+        *,
+        batch_size: int,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """Moves the images to the device.
+
+        Args:
+            image_set: what to train on.
+            augment: the views of every image.
+            batch_size: images a step, over all ranks.
+            seed: the data seed: order and views depend on it and on nothing else.
+            mean: of every channel, in units of the full range (0 to 1).
+            std: likewise.
+            device: where the images live and batches appear.
+            drop_last: leave out an epoch's last batch if it is smaller.
+            rank: number of this process.
+            world: number of processes.
+            memory_format: of the batches' images.
+
+        Raises:
+            ValueError: ``batch_size`` is below 1 or below ``world``, or ``drop_last`` would leave nothing.
+        """
+        _check(batch_size, rank, world)
+        if drop_last and batch_size > len(image_set):
+            raise ValueError(
+                f"batch_size must be at most the {len(image_set)} training images with drop_last, got "
+                f"{batch_size}. Lower it or keep the last batch"
+            )
+        self.image_set = image_set.to(device)
+        self.augment = augment
+        self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
+        self.rank, self.world, self.memory_format = rank, world, memory_format
+        self._mean, self._std = _channels(mean, device), _channels(std, device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        whole, rest = divmod(len(self.image_set), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def global_batch_size(self, step: int) -> int:
+        """Returns the number of images of a step over all ranks; an epoch's last step may have fewer."""
+        return min(self.batch_size, len(self.image_set) - step * self.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Returns an iterator over this rank's batches of an epoch, from ``start_step`` on (both from 0).
+
+        A last batch of fewer images than ranks leaves some ranks a batch of none.
+
+        Raises:
+            ValueError: ``start_step`` is not in the epoch.
+        """
+        if not 0 <= start_step <= self.steps_per_epoch:
+            raise ValueError(
+                f"start_step must be from 0 to {self.steps_per_epoch}, got {start_step}. Start the next epoch"
+            )
+        return self._batches(epoch, start_step)
+
+    def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        data = self.image_set
+        order = permutation(self.seed, epoch, len(data), data.device)
+        for step in range(start_step, self.steps_per_epoch):
+            first = step * self.batch_size
+            rows = order[_share(first, first + self.global_batch_size(step), self.rank, self.world)]
+            index = data.index[rows]
+            view = self.augment.views(self.seed, epoch, index)
+            images = self.augment.render(
+                data.images, rows, view, self._mean, self._std, memory_format=self.memory_format
+            )
+            yield Batch(images, data.targets[rows], index, view)
+
+
+class EvalLoader:
+    """Batches of a set as it is, in order; may be iterated again and again."""
+
+    def __init__(
+        self,
+        image_set: ImageSet,
+        *,
+        batch_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        """Moves the images to the device.
+
+        Args:
+            image_set: what to measure on.
+            batch_size: images a step, over all ranks; the last batch may be smaller.
+            mean: of every channel, in units of the full range (0 to 1).
+            std: likewise.
+            device: where the images live and batches appear.
+            rank: number of this process.
+            world: number of processes.
+            memory_format: of the batches' images.
+
+        Raises:
+            ValueError: ``batch_size`` is below 1 or below ``world``.
+        """
+        _check(batch_size, rank, world)
+        self.image_set = image_set.to(device)
+        self.batch_size, self.rank, self.world, self.memory_format = batch_size, rank, world, memory_format
+        self._mean, self._std = _channels(mean, device), _channels(std, device)
+
+    def __len__(self) -> int:
+        return -(-len(self.image_set) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        data = self.image_set
+        for first in range(0, len(data), self.batch_size):
+            rows = _share(first, min(first + self.batch_size, len(data)), self.rank, self.world)
+            images = normalise(data.images[rows], self._mean, self._std, memory_format=self.memory_format)
+            yield Batch(images, data.targets[rows], data.index[rows])
+
+
+def _check(batch_size: int, rank: int, world: int) -> None:
+    assert 0 <= rank < world
+    if batch_size < world:
+        raise ValueError(
+            f"batch_size must be at least 1 for each of {world} processes, got {batch_size}. "
+            "Raise it: it counts over all of them"
+        )
+
+
+def _share(first: int, stop: int, rank: int, world: int) -> slice:
+    """Returns a rank's part of the positions ``[first, stop)``: contiguous, sizes within 1 of each other."""
+    size = stop - first
+    return slice(first + size * rank // world, first + size * (rank + 1) // world)
+
+
+def _channels(values: Sequence[float], device: torch.device | str) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)

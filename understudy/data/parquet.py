@@ -1,0 +1,199 @@
+"""Parquet files in the Hugging Face image schema: encoded images in one column, class numbers in another."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from understudy.data.decode import Stack
+from understudy.data.images import ImageSet
+
+Paths: TypeAlias = str | Path | Sequence[str | Path]
+"""A file, a folder of ``*.parquet``, a pattern with ``*``, or a list of these."""
+
+_ROWS = 256  # encoded images held at once
+
+
+def read_parquet(
+    train: Paths,
+    test: Paths | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    image_size: int | None = None,
+    channels: int = 3,
+    max_gib: float = 8.0,
+) -> tuple[ImageSet, ImageSet | None]:
+    """Returns the images of Parquet files, in the order of files and rows.
+
+    The files of a folder or pattern are sorted by name. The image column holds the encoded bytes, or
+    a struct with a field ``bytes`` (and perhaps ``path``). Class names come from the feature ``ClassLabel``
+    in the schema's metadata (key ``huggingface``); without it the classes are called by their numbers.
+
+    Args:
+        train: the training part: a file, a folder, a pattern such as ``data/train-*.parquet``, or a list.
+        test: the test part, likewise; no file may be in both.
+        image_column: name of the column of images.
+        label_column: name of the column of class numbers.
+        image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one
+            size.
+        channels: 1 for grey, 3 for colour.
+        max_gib: memory the decoded images of one part may take, in GiB.
+
+    Raises:
+        ValueError: a path is missing or is no Parquet file; a column is missing or of the wrong type; a label
+            or an image is missing or wrong; class names contradict; sizes differ; the images do not fit.
+    """
+    parts = [[_Shard.open(p, image_column, label_column) for p in _files(train, "train")]]
+    if test is not None:
+        parts.append([_Shard.open(p, image_column, label_column) for p in _files(test, "test")])
+        shared = {s.path.resolve() for s in parts[0]} & {s.path.resolve() for s in parts[1]}
+        if shared:
+            raise ValueError(
+                f"data.train and data.test must share no file, got {min(shared)} in both. "
+                "Name the files of each"
+            )
+    classes = _classes(parts)
+    sets = [_read(part, image_column, classes, image_size, channels, max_gib) for part in parts]
+    return sets[0], sets[1] if test is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    path: Path
+    targets: Tensor
+    names: tuple[str, ...] | None
+
+    @classmethod
+    def open(cls, path: Path, image_column: str, label_column: str) -> _Shard:
+        """Reads all but the images, so that a mistake is found before the long work of decoding."""
+        with _readable(path):
+            schema = pq.read_schema(path)
+        for option, column in (("image_column", image_column), ("label_column", label_column)):
+            if column not in schema.names:
+                raise ValueError(
+                    f"{path} must have a column {column!r}, got {', '.join(schema.names)}. "
+                    f"Name the column with data.{option}"
+                )
+        kind = schema.field(image_column).type
+        if pa.types.is_struct(kind):
+            kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise ValueError(
+                f"column {image_column!r} of {path} must be binary or a struct with binary bytes, got "
+                f"{kind}. Write the encoded images into it"
+            )
+        if not pa.types.is_integer(schema.field(label_column).type):
+            raise ValueError(
+                f"column {label_column!r} of {path} must be of integers, got "
+                f"{schema.field(label_column).type}. Number the classes from 0"
+            )
+        with _readable(path):
+            labels = pq.read_table(path, columns=[label_column]).column(0)
+        if labels.null_count:
+            row = labels.is_null().to_pylist().index(True)
+            raise ValueError(
+                f"{path} must have a label in every row, got none in row {row}. "
+                "Fill it in or take the row out"
+            )
+        targets = torch.from_numpy(labels.to_numpy().astype(np.int64))
+        return cls(path, targets, _names(path, schema.metadata, label_column))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"{path} must be a whole Parquet file, got: {reason}. Fetch or write it again"
+        ) from error
+
+
+def _names(path: Path, metadata: dict[bytes, bytes] | None, label_column: str) -> tuple[str, ...] | None:
+    """Returns the class names that the ``datasets`` library wrote into the schema, if it did."""
+    if not metadata or b"huggingface" not in metadata:
+        return None
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][label_column].get("names")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"the metadata 'huggingface' of {path} must be JSON that describes column {label_column!r}, "
+            "got something else. Write the file again, or without that metadata"
+        ) from error
+    return tuple(str(name) for name in names) if names else None
+
+
+def _classes(parts: Sequence[Sequence[_Shard]]) -> tuple[str, ...]:
+    shards = [shard for part in parts for shard in part]
+    named = [shard for shard in shards if shard.names is not None]
+    for other in named[1:]:
+        if other.names != named[0].names:
+            raise ValueError(
+                f"all files must name the same classes, got other names in {other.path} than in "
+                f"{named[0].path}. Use files of one data set"
+            )
+    if named and named[0].names is not None:
+        return named[0].names
+    highest = max((int(shard.targets.max()) for shard in parts[0] if len(shard.targets)), default=0)
+    return tuple(str(c) for c in range(highest + 1))
+
+
+def _files(source: Paths, option: str) -> list[Path]:
+    if not isinstance(source, (str, Path)):
+        return [path for one in source for path in _files(one, option)]
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [path]
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else sorted(Path(p) for p in glob.glob(str(path)))
+    if not found:
+        raise ValueError(
+            f"data.{option} must name Parquet files (a file, a folder, a pattern), got {path}, "
+            "where there are none. Check the path"
+        )
+    return found
+
+
+def _read(
+    shards: Sequence[_Shard],
+    image_column: str,
+    classes: tuple[str, ...],
+    image_size: int | None,
+    channels: int,
+    max_gib: float,
+) -> ImageSet:
+    name = str(shards[0].path) if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1} more"
+    targets = torch.cat([shard.targets for shard in shards])
+    stack = Stack(name, len(targets), image_size=image_size, channels=channels, max_gib=max_gib)
+    for shard in shards:
+        for first, encoded, paths in _batches(shard.path, image_column):
+            names = [f"{shard.path} row {first + i} (path {path!r})" for i, path in enumerate(paths)]
+            stack.add(encoded, names.__getitem__)
+    return ImageSet.read(stack.images(), targets, classes, name)
+
+
+def _batches(path: Path, image_column: str) -> Iterator[tuple[int, list[bytes], list[str | None]]]:
+    """Yields the number of the first row, the encoded images and their paths, block after block."""
+    first = 0
+    with _readable(path), pq.ParquetFile(path) as file:
+        for block in file.iter_batches(batch_size=_ROWS, columns=[image_column]):
+            rows = [row if isinstance(row, dict) else {"bytes": row} for row in block.column(0).to_pylist()]
+            for i, row in enumerate(rows):
+                if row["bytes"] is None:
+                    raise ValueError(
+                        f"{path} row {first + i} must hold the bytes of an image, got none "
+                        f"(path {row.get('path')!r}). Write the encoded image into it"
+                    )
+            yield first, [row["bytes"] for row in rows], [row.get("path") for row in rows]
+            first += len(rows)

@@ -1,0 +1,168 @@
+"""The confusion matrix: what is read off it, and its picture where it is too large for a table."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from understudy.report.tables import Cell, Column, Table, number_cell
+
+MOST_NAMED = 30
+"""Up to this many classes the matrix is a table with names; above, a picture without."""
+MOST_PIXELS = 400
+"""Side of the largest picture, in pixels; more classes than this share pixels."""
+RIGHT, WRONG = (46, 125, 210), (222, 108, 16)
+"""Blue and orange, RGB: told apart with every kind of colour vision, legible on white and on black."""
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """One cell of the matrix as a table: count, strength of its colour (0 to 1), right or wrong."""
+
+    count: str
+    strength: float
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """What the page shows of a confusion matrix: ``squares`` or ``picture``, never both."""
+
+    names: tuple[str, ...]
+    squares: tuple[tuple[Square, ...], ...]
+    picture: str
+    """A ``data:`` address of a PNG, or empty."""
+    classes_a_pixel: int
+    pairs: Table | None
+    """The ten most confused pairs; ``None`` if nothing was confused."""
+    per_class: Table
+
+
+def read_confusion(result: Mapping[str, Any]) -> Confusion | None:
+    """Returns what to show of ``result["confusion"]``, ``None`` if there is none.
+
+    Args:
+        result: of ``result.json``: ``confusion`` (rows true, columns predicted) and ``classes``.
+
+    Raises:
+        ValueError: the matrix is not square or holds what is no number.
+    """
+    if not result.get("confusion"):
+        return None
+    matrix = _as_matrix(result["confusion"])  # (C, C)
+    given = result.get("classes")
+    known = [str(name) for name in given] if isinstance(given, list) else []
+    names = tuple(known[c] if c < len(known) else f"class {c}" for c in range(len(matrix)))
+    strength = _strength(matrix)
+    large = len(names) > MOST_NAMED
+    return Confusion(
+        names=names,
+        squares=() if large else _squares(matrix, strength),
+        picture=_picture(strength) if large else "",
+        classes_a_pixel=-(-len(names) // MOST_PIXELS),
+        pairs=_most_confused(matrix, names),
+        per_class=_per_class(matrix, names),
+    )
+
+
+def _as_matrix(confusion: Any) -> NDArray[np.float64]:
+    """Returns the counts ``(C, C)``; NaN, infinities and negative counts become 0."""
+    try:
+        matrix = np.asarray(confusion, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            "confusion must be rows of numbers, all of one length. Evaluate the run again"
+        ) from None
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(
+            f"confusion must be a square matrix, got shape {matrix.shape}. Evaluate the run again"
+        )
+    return np.where(np.isfinite(matrix) & (matrix > 0), matrix, 0.0)
+
+
+def _shares(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns each count as a share of its row, ``(C, C)`` from 0 to 1; rows without an image are 0."""
+    return matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+
+
+def _strength(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the strength of every colour: right by share, wrong by the root relative to the worst."""
+    shares = _shares(matrix)
+    wrong = shares.copy()
+    np.fill_diagonal(wrong, 0.0)
+    strength = np.sqrt(wrong / max(wrong.max(), 1e-9))  # the root keeps rare confusions visible
+    np.fill_diagonal(strength, shares.diagonal())
+    return strength
+
+
+def _squares(matrix: NDArray[np.float64], strength: NDArray[np.float64]) -> tuple[tuple[Square, ...], ...]:
+    return tuple(
+        tuple(
+            Square(f"{matrix[t, p]:,.0f}", round(float(strength[t, p]), 3), t == p)
+            for p in range(len(matrix))
+        )
+        for t in range(len(matrix))
+    )
+
+
+def _picture(strength: NDArray[np.float64]) -> str:
+    """Returns the matrix as a PNG, one pixel a cell (the strongest of a block where classes share pixels)."""
+    block = -(-len(strength) // MOST_PIXELS)
+    side = -(-len(strength) // block)
+    padded = np.zeros((side * block, side * block))
+    padded[: len(strength), : len(strength)] = strength
+    right = np.diag(padded.diagonal())
+    wrong = padded - right
+    right, wrong = (half.reshape(side, block, side, block).max(axis=(1, 3)) for half in (right, wrong))
+    pixels = np.zeros((side, side, 4), dtype=np.uint8)
+    pixels[..., :3] = np.where((right > 0)[..., None], RIGHT, WRONG)
+    pixels[..., 3] = np.round(255 * np.where(right > 0, right, wrong))
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _most_confused(matrix: NDArray[np.float64], names: Sequence[str]) -> Table | None:
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0.0)
+    shares = _shares(matrix)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:10]
+    pairs = [(int(flat) // len(names), int(flat) % len(names)) for flat in order]
+    rows = tuple(
+        (
+            Cell(names[t]),
+            Cell(names[p]),
+            number_cell(float(wrong[t, p]), digits=0),
+            number_cell(100 * float(shares[t, p]), digits=1),
+        )
+        for t, p in pairs
+        if wrong[t, p] > 0
+    )
+    columns = (
+        Column("True class", numeric=False),
+        Column("Predicted as", numeric=False),
+        Column("Images"),
+        Column("Share, %"),
+    )
+    return Table("Most confused pairs, with their share of the true class", columns, rows) if rows else None
+
+
+def _per_class(matrix: NDArray[np.float64], names: Sequence[str]) -> Table:
+    images = matrix.sum(axis=1)
+    rows = tuple(
+        (
+            Cell(names[c]),
+            number_cell(100 * float(matrix[c, c] / images[c]) if images[c] else None, digits=1),
+            number_cell(float(images[c]), digits=0),
+        )
+        for c in range(len(names))
+    )
+    columns = (Column("Class", numeric=False), Column("Accuracy, %"), Column("Test images"))
+    return Table("Accuracy by class", columns, rows)

@@ -1,0 +1,227 @@
+"""What the page of one run says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from understudy.report.confusion import read_confusion
+from understudy.report.figures import REFERENCE, Line, Picture, line_figure
+from understudy.report.folder import RunFolder, number, part, string
+from understudy.report.tables import (
+    MISSING,
+    Cell,
+    Column,
+    Table,
+    decimal,
+    duration,
+    finite,
+    general,
+    mapping_table,
+    number_cell,
+)
+
+MOST_EPOCHS = 300
+"""Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
+
+
+def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
+    """Returns what ``run.html`` needs.
+
+    Args:
+        run: the run the page is about.
+        alone: the same student trained without a teacher.
+
+    Raises:
+        ValueError: ``alone`` has no result yet, or the confusion matrix is malformed.
+    """
+    if alone is not None and not alone.result:
+        raise ValueError(f"alone must be a run with a result.json, got {alone.path}. Finish that run first")
+    last = part(run.result, "last")
+    measured = next((name for name in ("test", "val") if number(last, f"{name}/acc1") is not None), "")
+    return {
+        "title": string(run.result, "name") or run.path.resolve().name,
+        "model": string(run.result, "model"),
+        "status": string(run.result, "status") or "unfinished",
+        "message": string(run.result, "message"),
+        "verb": _verb(run),
+        "measured": measured,
+        "headline": decimal(number(last, f"{measured}/acc1")),
+        "epochs": string(last, "epoch") or string(run.result, "epochs") or str(len(run.metrics)),
+        "comparisons": _comparisons(run, alone),
+        "results": _results(run, alone) if run.result else None,
+        "best": _best_in_words(part(run.result, "best")),
+        "facts": _facts(run),
+        "figures": _figures(run, alone),
+        "epoch_table": _epoch_table(run.metrics),
+        "confusion": read_confusion(run.result),
+        "config": run.config,
+        "environment_table": mapping_table("Environment", run.environment),
+    }
+
+
+def _verb(run: RunFolder) -> str:
+    return "train" if run.result.get("verb") == "train" else "distill"
+
+
+def _comparisons(run: RunFolder, alone: RunFolder | None) -> list[str]:
+    """Returns the result against the student alone and the teacher, in points of test accuracy."""
+    mine = number(part(run.result, "last"), "test/acc1")
+    others = (
+        ("the student alone", number(part(alone.result, "last"), "test/acc1") if alone else None),
+        ("the teacher", number(part(run.result, "teacher"), "test/acc1")),
+    )
+    sentences = []
+    for name, other in others:
+        if mine is None or other is None or not finite(mine - other):
+            continue
+        points = decimal(abs(mine - other))
+        direction = "above" if mine > other else "below"
+        sentences.append(f"level with {name}" if points == "0.00" else f"{points} points {direction} {name}")
+    return sentences
+
+
+def _results(run: RunFolder, alone: RunFolder | None) -> Table:
+    teacher = part(run.result, "teacher")
+    rows = []
+    if teacher:
+        rows.append(_result_row("Teacher", teacher, teacher, {}))
+    for name, folder in (
+        ("Student alone", alone),
+        ("Distilled" if _verb(run) == "distill" else "Trained", run),
+    ):
+        if folder is not None:
+            result = folder.result
+            rows.append(_result_row(name, result, part(result, "last"), part(result, "best")))
+    columns = (
+        Column("Network", numeric=False),
+        Column("Last: top‑1"),
+        Column("Last: top‑5"),
+        Column("Best: top‑1"),
+        Column("Best: epoch"),
+        Column("Parameters"),
+        Column("Model", numeric=False),
+    )
+    return Table("Accuracy on the test set, in percent", columns, tuple(rows))
+
+
+def _result_row(
+    name: str, about: Mapping[str, Any], last: Mapping[str, Any], best: Mapping[str, Any]
+) -> tuple[Cell, ...]:
+    note = "chosen on test" if best.get("chosen_on") == "test" else ""
+    return (
+        Cell(name),
+        number_cell(number(last, "test/acc1")),
+        number_cell(number(last, "test/acc5")),
+        number_cell(number(best, "test/acc1"), note=note),
+        number_cell(number(best, "epoch"), digits=0),
+        number_cell(number(about, "parameters"), digits=0),
+        Cell(string(about, "model") or MISSING),
+    )
+
+
+def _best_in_words(best: Mapping[str, Any]) -> str:
+    """Returns how the best epoch was chosen, empty if none was."""
+    if not best:
+        return ""
+    epoch = decimal(number(best, "epoch"), digits=0)
+    value = number(best, "val/acc1")
+    if best.get("chosen_on") == "test":
+        return f"epoch {epoch} was chosen on the test set itself, so its accuracy there is optimistic"
+    reached = "" if value is None else f" ({decimal(value)} %)"
+    return (
+        f"epoch {epoch} had the highest accuracy{reached} on the part of the training set that was held out; "
+        "the test set had no say"
+    )
+
+
+def _facts(run: RunFolder) -> list[tuple[str, str]]:
+    """Returns name and value of what is worth knowing beside the accuracy."""
+    result, teacher = run.result, part(run.result, "teacher")
+    parameters, guide = number(result, "parameters"), number(teacher, "parameters")
+    speeds = [
+        speed
+        for row in run.metrics
+        if (speed := number(row, "images_per_second")) is not None and finite(speed)
+    ]
+    facts = [
+        ("Time", duration(number(result, "seconds")) if "seconds" in result else ""),
+        ("Speed", f"{sum(speeds) / len(speeds):,.0f} images/s" if speeds else ""),
+        ("Parameters", decimal(parameters, digits=0) if parameters is not None else ""),
+    ]
+    if parameters and guide and finite(guide / parameters):
+        facts.append(("Size of the teacher", f"{guide / parameters:.1f} × the student"))
+    agreement = number(teacher, "agreement")
+    if agreement is not None:
+        facts.append(("Same prediction as the teacher", f"{decimal(agreement)} % of test images"))
+    return [(name, value) for name, value in facts if value]
+
+
+def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
+    rows = run.metrics
+    if not rows:
+        return []
+    pictures = (
+        line_figure("loss", "Training loss", _loss_lines(rows), logarithmic=True),
+        line_figure("accuracy", "Accuracy, %", _accuracy_lines(run, alone)),
+        line_figure("rate", "Learning rate", [_line("learning rate", rows, "lr", 0)], logarithmic=True),
+    )
+    return [picture for picture in pictures if picture is not None]
+
+
+def _line(name: str, rows: Sequence[Mapping[str, Any]], key: str, series: int) -> Line:
+    kept = [row for row in rows if key in row]  # evaluated every few epochs only: no gaps in between
+    return Line(
+        name, [number(row, "epoch") or 0.0 for row in kept], [number(row, key) for row in kept], series
+    )
+
+
+def _terms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the names of the loss terms, in the order they first appear."""
+    keys = dict.fromkeys(key for row in rows for key in row if key.startswith("train/"))
+    return [
+        key.removeprefix("train/") for key in keys if key not in ("train/loss", "train/acc1", "train/acc5")
+    ]
+
+
+def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
+    terms = _terms(rows)
+    lines = [_line("total", rows, "train/loss", 0)]
+    if len(terms) > 1:  # a single term is the total
+        lines += [_line(term, rows, f"train/{term}", i) for i, term in enumerate(terms, start=1)]
+    return lines
+
+
+def _accuracy_lines(run: RunFolder, alone: RunFolder | None) -> list[Line]:
+    rows = run.metrics
+    span = [number(rows[0], "epoch") or 0.0, number(rows[-1], "epoch") or 0.0]
+    lines = [
+        _line("training", rows, "train/acc1", 0),
+        _line("held out", rows, "val/acc1", 1),
+        _line("test, once", rows, "test/acc1", 2),
+    ]
+    if alone is not None:
+        value = number(part(alone.result, "last"), "test/acc1")
+        lines.append(Line("student alone on test", span, [value, value], REFERENCE))
+    teacher = number(part(run.result, "teacher"), "test/acc1")
+    return [*lines, Line("teacher on test", span, [teacher, teacher], REFERENCE - 1)]
+
+
+def _epoch_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Returns the numbers behind the curves."""
+    if not rows:
+        return None
+    step = -(-len(rows) // MOST_EPOCHS)
+    shown = [row for i, row in enumerate(rows) if i % step == 0 or i == len(rows) - 1]
+    keys = [key for key in dict.fromkeys(key for row in rows for key in row) if key != "epoch"]
+    caption = "Every epoch" if step == 1 else f"Every {step}th epoch, and the last"
+    columns = (Column("Epoch"), *(Column(key) for key in keys))
+    body = tuple(
+        (number_cell(number(row, "epoch"), digits=0), *(_metric_cell(number(row, key)) for key in keys))
+        for row in shown
+    )
+    return Table(caption, columns, body)
+
+
+def _metric_cell(value: float | None) -> Cell:
+    return Cell(general(value), value if finite(value) else None)

@@ -1,0 +1,32 @@
+# Each target does its own set-up: a .venv with everything from PyPI.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: help demo test test-all check format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/installed: pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+demo: $(VENV)/installed  ## Teacher, student alone, KD and DHKD on digits; ends in a report
+	$(RUN) -m understudy demo
+
+test: $(VENV)/installed  ## The fast tests (a few minutes)
+	$(RUN) -m pytest -m "not slow and not data" $(PYTEST)
+
+test-all: $(VENV)/installed  ## The slow tests, and those on real data if they are there
+	$(RUN) -m pytest -m "slow or data" $(PYTEST)
+
+check: $(VENV)/installed  ## Format, lint and types
+	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)
+
+format: $(VENV)/installed  ## Format the code
+	$(VENV)/bin/ruff format . && $(VENV)/bin/ruff check --fix .
+
+clean:  ## Remove the environment and what builds leave
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

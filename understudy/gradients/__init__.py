@@ -1,0 +1,9 @@
+"""Gradients: pure functions on lists of gradients (METHODS.md section 8)."""
+
+from understudy.gradients.align import Gradients as Gradients
+from understudy.gradients.align import Role as Role
+from understudy.gradients.align import align_features as align_features
+from understudy.gradients.align import align_gradients as align_gradients
+from understudy.gradients.align import coefficient as coefficient
+from understudy.gradients.align import merge as merge
+from understudy.gradients.conflict import conflict as conflict

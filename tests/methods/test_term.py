@@ -1,0 +1,68 @@
+import pytest
+
+from understudy.methods import METHODS
+from understudy.methods.term import Weight, build_term, build_terms
+
+
+def test_a_plain_weight_is_constant():
+    assert [Weight(value=0.5).at(e) for e in (0, 10)] == [0.5, 0.5]
+
+
+def test_a_ramp_counts_from_one_as_in_dkd():
+    weight = Weight(value=2.0, warmup_epochs=4)
+    assert [weight.at(e) for e in range(6)] == [0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+
+
+def test_a_ramp_counts_from_zero_as_in_the_kdpp_family():
+    weight = Weight(value=2.0, warmup_epochs=4, warmup_start=0)
+    assert [weight.at(e) for e in range(6)] == [0.0, 0.5, 1.0, 1.5, 2.0, 2.0]
+
+
+def test_a_term_stops_after_its_last_epoch_and_comes_back():
+    weight = Weight(until_epoch=2, restart_epoch=5)
+    assert [weight.at(e) for e in range(6)] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+
+
+def test_a_late_start_ramps_from_there():
+    weight = Weight(from_epoch=3, warmup_epochs=2)
+    assert [weight.at(e) for e in range(5)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"name": "dkdd"}, "Did you mean 'dkd'"),
+        ({"name": None}, "must be a known method, got None"),
+        ({"name": "kd", "temprature": 4}, "Did you mean 'temperature'"),
+        ({"name": "kd", "temperature": 0}, "greater than 0, got 0"),
+        ({"name": "kd", "temperature": "hot"}, "valid number"),
+        ({"name": "kd", "weight": {"valu": 1}}, "Did you mean 'value'"),
+        ({"name": "kd", "weight": {"from_epoch": 9, "until_epoch": 3}}, "must not end before it starts"),
+        ({"name": "kd", "weight": {"restart_epoch": 3}}, "restart_epoch must come after until_epoch"),
+        ({"name": "kd", "label": "my term"}, "must be a plain name"),
+        ({"name": "dhkd", "head": "conv"}, "'auto', 'linear' or 'mlp'"),
+    ],
+)
+def test_a_wrong_entry_is_one_clear_error(spec, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build_term(spec, "losses[1]")
+    assert "losses[1]" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_may_stand_twice_under_two_labels():
+    terms = build_terms([{"name": "kd"}, {"name": "kd", "label": "hot", "temperature": 8}])
+    assert [t.label for t in terms] == ["kd", "hot"]
+    with pytest.raises(ValueError, match="'kd' twice"):
+        build_terms([{"name": "kd"}, {"name": "kd"}])
+
+
+def test_no_term_at_all_is_refused():
+    with pytest.raises(ValueError, match="at least one term"):
+        build_terms([])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_spec_of_a_term_rebuilds_it(name):
+    term = build_term({"name": name, "weight": {"value": 0.5, "warmup_epochs": 3}})
+    assert build_term(term.spec()) == term

@@ -1,0 +1,32 @@
+"""The projector of the dino-loss: the student's feature in the teacher's width."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+
+def feature_projector(
+    in_features: int, out_features: int, kind: Literal["released", "paper"] = "released"
+) -> nn.Module:
+    """Returns the projection of a feature vector; the identity where both widths agree.
+
+    Args:
+        in_features: width of the student's feature.
+        out_features: width of the teacher's feature.
+        kind: ``released`` is BatchNorm, Dropout(.5), Linear; ``paper`` is Linear, BatchNorm.
+
+    Shape:
+        ``(B, D_s)`` -> ``(B, D_t)``.
+
+    Reference: Wang et al., Improving Knowledge Distillation via Regularizing Feature Direction and Norm (KD++),
+    App. A and released code. The linear layer keeps PyTorch's initialisation of the weight, its bias starts at 0.
+    """
+    if in_features == out_features:
+        return nn.Identity()
+    linear = nn.Linear(in_features, out_features)
+    nn.init.zeros_(linear.bias)
+    if kind == "paper":
+        return nn.Sequential(linear, nn.BatchNorm1d(out_features))
+    return nn.Sequential(nn.BatchNorm1d(in_features), nn.Dropout(0.5), linear)

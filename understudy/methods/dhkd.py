@@ -1,0 +1,79 @@
+"""DHKD and dual-head KD: the teacher's loss on a second head that is thrown away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from understudy.heads.auxiliary import auxiliary_head
+from understudy.interface import Batch, Outputs, Positive, Setup
+from understudy.losses.binary_kl import binary_kl_loss, binary_kl_norm_loss
+from understudy.losses.kd import kd_loss
+from understudy.methods.method import Method
+
+Head = Literal["auto", "linear", "mlp"]
+
+_LOSSES = {"binary_kl_norm": binary_kl_norm_loss, "binary_kl": binary_kl_loss, "kd": kd_loss}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DHKD(Method):
+    """Labels teach the student's own head, the teacher's logits an auxiliary head; both teach the backbone.
+
+    ``head: auto`` is a linear head where student and teacher are of one family, else an MLP (the paper's rule).
+    """
+
+    paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation"
+    student_taps: ClassVar[tuple[str, ...]] = ("feature",)
+
+    temperature: Positive = 2.0
+    head: Head = "auto"
+    head_loss: Literal["binary_kl_norm", "binary_kl", "kd"] = "binary_kl_norm"
+
+    def resolved(self, setup: Setup) -> DHKD:
+        """Returns the same with the kind of head decided."""
+        return replace(self, head=_head_kind(self.head, setup))
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the auxiliary head on the student's feature."""
+        return _second_head(_head_kind(self.head, setup), setup)
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the logit loss of the auxiliary head."""
+        return _LOSSES[self.head_loss](heads["aux"](student["feature"]), teacher["logits"], self.temperature)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DualHeadKD(Method):
+    """Plain KD on the second head: what the second head alone brings."""
+
+    paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation, Table 6"
+    student_taps: ClassVar[tuple[str, ...]] = ("feature",)
+
+    temperature: Positive = 4.0
+    head: Head = "auto"
+
+    def resolved(self, setup: Setup) -> DualHeadKD:
+        """Returns the same with the kind of head decided."""
+        return replace(self, head=_head_kind(self.head, setup))
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the auxiliary head on the student's feature."""
+        return _second_head(_head_kind(self.head, setup), setup)
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns KD of the auxiliary head."""
+        return kd_loss(heads["aux"](student["feature"]), teacher["logits"], self.temperature)
+
+
+def _head_kind(head: Head, setup: Setup) -> Literal["linear", "mlp"]:
+    if head == "auto":
+        return "linear" if setup.same_family else "mlp"
+    return head
+
+
+def _second_head(kind: Literal["linear", "mlp"], setup: Setup) -> nn.ModuleDict:
+    width = setup.student.classifier.in_features
+    return nn.ModuleDict({"aux": auxiliary_head(kind, width, setup.guide.num_classes)})

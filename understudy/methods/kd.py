@@ -1,0 +1,27 @@
+"""KD: the teacher's tempered probabilities on the student's own head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.interface import Batch, Outputs, Positive
+from understudy.losses.kd import kd_loss
+from understudy.methods.logits import logit_pair
+from understudy.methods.method import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KD(Method):
+    """Tempered KL divergence from the teacher's softmax to the student's."""
+
+    paper: ClassVar[str] = "Hinton et al., Distilling the Knowledge in a Neural Network, 2015"
+
+    temperature: Positive = 4.0
+    standardise: bool = False
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns T² KL(p_t ‖ p_s)."""
+        return kd_loss(*logit_pair(student, teacher, self.standardise), self.temperature)

@@ -1,0 +1,76 @@
+"""The one abstract class: what a distillation method is to the engine."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.interface import Batch, Network, Outputs, Setup
+
+TeacherPass = Callable[[Batch], Outputs]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method(ABC):
+    """Hyper-parameters of one paper, and how its loss is computed from what is tapped.
+
+    Subclasses are frozen dataclasses of numbers: they own no parameters and move no tensors. Everything that learns
+    or remembers lives in the modules that :meth:`heads` returns; those are trained and saved with the run and never
+    reach the deployed student. Methods are final: what two of them share is a function in ``losses/`` or a module
+    in ``heads/``.
+    """
+
+    paper: ClassVar[str]
+    """Authors, title, venue."""
+    student_taps: ClassVar[tuple[str, ...]] = ("logits",)
+    """Roles read from the student; ``stage_*`` and ``preact_*`` stand for all paired stages."""
+    teacher_taps: ClassVar[tuple[str, ...]] = ("logits",)
+    """Roles read from the teacher; empty for a term that needs none."""
+    uses_labels: ClassVar[bool] = False
+    """Whether the loss reads ``batch.target``."""
+    label_loss: ClassVar[bool] = False
+    """Whether the term is the label's side (L_1) when gradients are aligned; all others are the teacher's (L_2)."""
+    replaces_classifier: ClassVar[bool] = False
+    """Whether the deployed model answers with :meth:`logits` instead of the student's own head."""
+
+    def resolved(self, setup: Setup) -> Method:
+        """Returns the same method with every automatic choice made; the choice is written into the run's config."""
+        del setup
+        return self
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the modules the term trains or keeps; none by default.
+
+        Raises:
+            ValueError: if the pair of networks does not suit the method.
+        """
+        del setup
+        return nn.ModuleDict()
+
+    def prepare(  # noqa: B027 (empty on purpose: most terms have nothing to prepare)
+        self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
+    ) -> None:
+        """Computes what the term must know of the training data, in one pass over un-augmented ``batches``."""
+
+    def needs_prepare(self, heads: nn.ModuleDict) -> bool:
+        """Returns whether :meth:`prepare` has work to do (a resumed or pre-filled head has none)."""
+        del heads
+        return False
+
+    @abstractmethod
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the term's unweighted loss, a 0-d tensor."""
+
+    def logits(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:
+        """Returns the logits of the deployed model, for a method that ``replaces_classifier``."""
+        del heads
+        return student["logits"]
+
+    def deploy(self, network: Network, heads: nn.ModuleDict) -> nn.Module:
+        """Returns the plain module to ship; the student itself by default."""
+        del heads
+        return network.module

@@ -1,0 +1,294 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import understudy as us
+from understudy.engine.distiller import Distiller
+
+ALIGNS = ["none", "released", "backbone", "paper", "feature"]
+
+
+def pair(classes=10, teacher="cnn_small"):
+    torch.manual_seed(0)
+    return us.create_model("cnn_tiny", classes), us.create_model(teacher, classes)
+
+
+def batch(n=12, classes=10, size=16, seed=1):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, size, size, generator=g), torch.randint(classes, (n,), generator=g)
+
+
+def prepared(losses, align="none", **kwargs):
+    student, teacher = pair()
+    means = torch.randn(10, 64, generator=torch.Generator().manual_seed(2))
+    return Distiller(student, teacher, losses, align=align, class_means=means, **kwargs)
+
+
+LOSSES = {
+    "kd": [{"name": "ce", "weight": 0.1}, {"name": "kd", "weight": 0.9}],
+    "dkd": [{"name": "ce"}, {"name": "dkd"}],
+    "dhkd": [{"name": "ce"}, {"name": "dhkd"}],
+    "dhkd_mlp": [{"name": "ce"}, {"name": "dhkd", "head": "mlp"}],
+    "dhkd++": [{"name": "ce"}, {"name": "dhkd"}, {"name": "dino"}],
+    "dual_head_kd": [{"name": "ce"}, {"name": "dual_head_kd"}],
+    "figure 2, two on one head": [{"name": "ce"}, {"name": "binary_kl"}],
+    "logits only": [{"name": "binary_kl"}],
+    "mse": [{"name": "ce"}, {"name": "logit_mse"}, {"name": "tckd"}, {"name": "nckd"}],
+}
+
+
+@pytest.mark.parametrize("losses", LOSSES.values(), ids=LOSSES.keys())
+def test_every_trainable_parameter_receives_a_gradient(losses):
+    distiller = prepared(losses)
+    images, target = batch()
+    distiller.backward(distiller(images, target))
+    missing = [n for n, p in distiller.named_parameters() if p.grad is None]
+    assert missing == []
+    assert len(distiller.trainable_parameters()) == len(list(distiller.parameters()))
+
+
+def test_without_alignment_the_gradient_is_that_of_the_summed_loss():
+    distiller = prepared(LOSSES["dhkd++"])
+    images, target = batch()
+    distiller.eval()  # no dropout, no batch statistics: two passes must agree
+    out = distiller(images, target)
+    expected = torch.autograd.grad(out.loss, distiller.trainable_parameters())
+    distiller.backward(distiller(images, target))
+    for parameter, gradient in zip(distiller.trainable_parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("align", ["released", "backbone"])
+def test_alignment_is_a_reweighted_cross_entropy_on_the_backbone(align):
+    """The identity of METHODS section 8, on a distiller: merged = (1+λ)·∂L_1 + ∂L_2 with λ from the definitions."""
+    distiller = (
+        prepared([{"name": "ce"}, {"name": "dhkd", "weight": 3.0, "head": "linear"}], align).double().eval()
+    )
+    distiller.teacher.module.double()
+    images, target = batch()
+    out = distiller(images.double(), target)
+    named = dict(distiller.named_parameters())
+    a = torch.autograd.grad(out.label_loss, named.values(), retain_graph=True, allow_unused=True)
+    b = torch.autograd.grad(out.guide_loss, named.values(), allow_unused=True)
+    both = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    d = sum((x * y).sum() for x, y in both)
+    n = sum((x * x).sum() for x, _ in both)
+    if align == "released":
+        n = n + sum((x * x).sum() for x, y in zip(a, b, strict=True) if x is not None and y is None)
+    strength = max(0.0, float(-d / n))
+    distiller.backward(distiller(images.double(), target))
+    assert float(distiller.alignment["lambda"]) == pytest.approx(strength, rel=1e-9)
+    for parameter, x, y in zip(named.values(), a, b, strict=True):
+        if x is not None and y is None:
+            factor = 1 + strength if align == "released" else 1.0
+            torch.testing.assert_close(parameter.grad, factor * x)
+        elif x is not None:
+            torch.testing.assert_close(parameter.grad, (1 + strength) * x + y)
+        else:
+            torch.testing.assert_close(parameter.grad, y)
+
+
+class Opposed(nn.Module):
+    """A network on which labels and teacher pull apart: its teacher answers the opposite of the labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.fc(self.body(x))
+
+
+@pytest.mark.parametrize("align", ["released", "backbone", "feature"])
+def test_opposed_gradients_give_a_positive_strength(align):
+    torch.manual_seed(0)
+    student, teacher = Opposed(), Opposed()
+    teacher.load_state_dict(student.state_dict())
+    with torch.no_grad():
+        teacher.fc.weight.neg_()
+        teacher.fc.weight.mul_(50)
+    distiller = Distiller(
+        student,
+        teacher,
+        [{"name": "ce"}, {"name": "dual_head_kd", "head": "linear", "temperature": 1}],
+        align=align,
+        example=torch.zeros(2, 3, 8, 8),
+    ).double()
+    teacher.double()
+    distiller.heads["dual_head_kd"]["aux"].load_state_dict(student.fc.state_dict())
+    images = torch.randn(16, 3, 8, 8, dtype=torch.float64)
+    target = student(images).argmax(dim=1)
+    distiller.backward(distiller(images, target))
+    assert float(distiller.alignment["lambda"]) > 0
+    assert float(distiller.alignment["dot"]) < 0
+
+
+def test_feature_alignment_is_one_backward_of_the_merged_feature_gradient():
+    distiller = prepared(LOSSES["dhkd"], "feature").double().eval()
+    distiller.teacher.module.double()
+    images, target = batch()
+    images = images.double()
+    out = distiller(images, target)
+    (a,) = torch.autograd.grad(out.label_loss, out.feature, retain_graph=True)
+    (b,) = torch.autograd.grad(out.guide_loss, out.feature, retain_graph=True)
+    strength = torch.clamp(-(a * b).sum() / (a * a).sum(), min=0)
+    body = [p for n, p in distiller.student.named_parameters() if not n.startswith(distiller.network.head)]
+    expected = torch.autograd.grad(out.feature, body, grad_outputs=(1 + strength) * a + b)
+    distiller.backward(distiller(images, target))
+    for parameter, gradient in zip(body, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize("align", ["none", "released", "backbone", "paper"])
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(align):
+    losses = [{"name": "ce"}, {"name": "dhkd", "head": "linear"}]
+    whole = prepared(losses, align).double().eval()
+    whole.teacher.module.double()
+    images, target = batch(12)
+    images = images.double()
+    whole.backward(whole(images, target))
+    expected = [p.grad.clone() for p in whole.parameters()]
+    whole.zero_grad()
+    for part, last in ((slice(0, 5), False), (slice(5, 12), True)):
+        out = whole(images[part], target[part])
+        whole.backward(out, last=last, scale=len(target[part]) / 12)
+        if not last:
+            assert all(p.grad is None for p in whole.parameters())
+    for parameter, gradient in zip(whole.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_the_teacher_is_frozen_and_no_part_of_the_module():
+    student, teacher = pair()
+    before = copy.deepcopy(teacher.state_dict())
+    distiller = Distiller(student, teacher, LOSSES["dhkd"])
+    distiller.train()
+    images, target = batch()
+    distiller.backward(distiller(images, target))
+    assert not teacher.training
+    assert all(not p.requires_grad and p.grad is None for p in teacher.parameters())
+    assert not any("teacher" in name for name in distiller.state_dict())
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_teacher_nobody_reads_is_not_run():
+    distiller = prepared([{"name": "ce"}, {"name": "kd", "weight": {"until_epoch": 1}}])
+    calls = []
+    distiller.teacher.module.register_forward_hook(lambda *a: calls.append(1))
+    images, target = batch()
+    assert set(distiller(images, target, epoch=0).terms) == {"ce", "kd"}
+    assert len(calls) == 1
+    out = distiller(images, target, epoch=1)
+    assert set(out.terms) == {"ce"}
+    assert len(calls) == 1
+    distiller.backward(out)
+
+
+def test_the_deployed_student_is_exactly_the_plain_student():
+    distiller = prepared(LOSSES["dhkd++"], "backbone")
+    images, target = batch()
+    distiller.backward(distiller(images, target))
+    net = distiller.deployable()
+    plain = us.create_model("cnn_tiny", 10)
+    assert type(net) is type(plain)
+    assert [n for n, _ in net.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    assert sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in plain.parameters())
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in net.modules())
+    assert torch.equal(net.eval()(images), distiller.eval().predict(images))
+    pickle.loads(pickle.dumps(net))
+
+
+def test_it_trains_in_a_plain_loop():
+    """DESIGN section 4: a plain PyTorch loop with any optimiser; the loss on one batch falls."""
+    distiller = prepared(LOSSES["dhkd"], "backbone")
+    optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=0.05, momentum=0.9)
+    images, target = batch(32)
+    losses = []
+    for _ in range(30):
+        out = distiller(images, target)
+        optimizer.zero_grad()
+        distiller.backward(out)
+        optimizer.step()
+        losses.append(float(out.loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_class_means_come_from_one_pass_over_the_training_images():
+    student, teacher = pair()
+    distiller = Distiller(student, teacher, [{"name": "ce"}, {"name": "dino"}])
+    images, target = batch(40)
+    with pytest.raises(ValueError, match="class means"):
+        distiller(images, target)
+    assert distiller.needs_prepare
+    distiller.prepare([(images[:15], target[:15]), (images[15:], target[15:])])
+    assert not distiller.needs_prepare
+    with us.Taps(us.describe(teacher, images[:2]), ["feature"]) as taps, torch.no_grad():
+        feature = taps.collect(teacher.eval()(images))["feature"]
+    for k in range(10):
+        rows = feature[target == k]
+        expected = rows.mean(dim=0) if len(rows) else torch.zeros(feature.shape[1])
+        torch.testing.assert_close(distiller.heads["dino"]["means"]()[k], expected)
+    fresh = Distiller(*pair(), [{"name": "ce"}, {"name": "dino"}])
+    fresh.load_state_dict(distiller.state_dict())
+    assert not fresh.needs_prepare
+
+
+def test_bf16_keeps_heads_and_losses_in_float32():
+    distiller = prepared(LOSSES["dhkd"], precision="bf16")
+    images, target = batch()
+    out = distiller(images, target)
+    assert out.logits.dtype == out.loss.dtype == torch.float32
+    distiller.backward(out)
+    assert all(p.grad.dtype == torch.float32 for p in distiller.parameters())
+    exact = prepared(LOSSES["dhkd"])
+    assert float(out.loss.detach()) == pytest.approx(float(exact(images, target).loss.detach()), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda s, t: Distiller(s, None, [{"name": "kd"}]), "must have a teacher"),
+        (
+            lambda s, t: Distiller(s, us.create_model("cnn_small", 7), [{"name": "kd"}]),
+            "same classes, got 10 and 7",
+        ),
+        (lambda s, t: Distiller(s, t, [{"name": "kd"}], student_taps={"stage_1": "stag1"}), "stage1"),
+        (
+            lambda s, t: Distiller(s, t, [{"name": "dino"}], class_means=torch.zeros(3, 64)),
+            "class means must have shape",
+        ),
+    ],
+)
+def test_a_pair_that_does_not_fit_is_one_clear_error(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make(*pair())
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_is_read_on_the_host_during_a_step():
+    """PERFORMANCE section 3: on the CPU host reads are counted as `_local_scalar_dense`."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    for align in ALIGNS:
+        distiller = prepared(
+            [{"name": "ce"}, {"name": "dhkd", "head": "linear"}, {"name": "dkd"}],
+            "none" if align == "paper" else align,
+        )
+        images, target = batch()
+        with Reads() as reads:
+            distiller.backward(distiller(images, target))
+        assert reads.count == 0, align

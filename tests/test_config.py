@@ -1,0 +1,142 @@
+import pytest
+import yaml
+
+from understudy.config import Config, build_config, differences, load_config, parse_overrides
+
+MINIMAL = {"data": {"name": "digits"}, "student": {"model": "cnn_tiny"}}
+
+
+def written(tmp_path, text, name="c.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_the_printed_config_rebuilds_itself():
+    config = build_config(
+        MINIMAL | {"losses": [{"name": "ce"}, {"name": "dhkd", "weight": {"until_epoch": 3}}]}, {}
+    )
+    assert Config.model_validate(yaml.safe_load(config.yaml())) == config
+
+
+def test_a_preset_stands_for_its_terms_and_its_alignment():
+    config = build_config(MINIMAL | {"method": "dhkd"}, {})
+    assert [t["name"] for t in config.losses] == ["ce", "dhkd"]
+    assert config.gradients.align == "released"
+    own = build_config(MINIMAL | {"method": "dhkd", "gradients": {"align": "none"}}, {})
+    assert own.gradients.align == "none"
+
+
+def test_a_pluspluss_preset_is_its_method_and_dino():
+    assert [t["name"] for t in build_config(MINIMAL | {"method": "dkd++"}, {}).losses] == [
+        "ce",
+        "dkd",
+        "dino",
+    ]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [{"name": "ce"}],
+        [{"name": "binary_kl"}],
+        [{"name": "ce"}, {"name": "binary_kl"}],
+        [{"name": "ce"}, {"name": "dhkd"}],
+    ],
+)
+def test_the_four_settings_of_figure_2_are_configs(losses):
+    assert [t["name"] for t in build_config(MINIMAL | {"losses": losses}, {}).losses] == [
+        t["name"] for t in losses
+    ]
+
+
+def test_overrides_reach_nested_keys_and_list_items(tmp_path):
+    path = written(
+        tmp_path, "data: {name: digits}\nstudent: {model: cnn_tiny}\nlosses: [{name: ce}, {name: kd}]\n"
+    )
+    config = load_config(
+        path, parse_overrides(["train.epochs=5", "losses.1.temperature=2", "train.optimizer.lr=1e-3"])
+    )
+    assert (config.train.epochs, config.losses[1]["temperature"], config.train.optimizer.lr) == (5, 2, 1e-3)
+
+
+def test_a_config_extends_another(tmp_path):
+    written(
+        tmp_path,
+        "data: {name: digits, val: 0.1}\nstudent: {model: cnn_tiny}\ntrain: {epochs: 3}\n",
+        "base.yaml",
+    )
+    path = written(tmp_path, "extends: base.yaml\ntrain: {batch_size: 32}\n")
+    config = load_config(path)
+    assert (config.data.val, config.train.epochs, config.train.batch_size) == (0.1, 3, 32)
+
+
+def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
+    text = "data: {name: digits}\nstudent: {model: cnn_tiny}\ntrain: {optimizer: {weight_decay: 5e-4}}\n"
+    assert load_config(written(tmp_path, text)).train.optimizer.weight_decay == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrian: {}\n",
+            r"line 3: unknown key 'trian'. Did you mean 'train'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain:\n  epoch: 3\n",
+            r"line 4: .*'train.epoch'. Did you mean 'epochs'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain:\n  epochs: many\n",
+            r"line 4: train.epochs .*integer.*'many'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 0}\n",
+            r"greater than or equal to 1, got 0",
+        ),
+        ("data: {name: digits}\n", r"student must be given"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nlosses:\n  - {name: ce}\n  - {name: dkdd}\n",
+            r"line 5: losses\[1\].name must be a known method, got 'dkdd'. Did you mean 'dkd'",
+        ),
+        ("data: {name: digits}\nstudent: {model: x}\nmethod: dhkdd\n", r"Did you mean 'dhkd'"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nmethod: kd\nlosses: [{name: ce}]\n",
+            r"must not both be given",
+        ),
+        ("data: {name: digits}\nstudent: {model: x}\nseed: 1\nseed: 2\n", r"'seed' stands twice"),
+        ("data: {name: [digits\n", r"must be valid YAML"),
+        ("- 1\n", r"must be a mapping of keys, got list"),
+        ("extends: c.yaml\n", r"must not run in a circle"),
+        ("extends: none.yaml\n", r"which is not there"),
+        ("data: !!python/object/apply:os.system ['touch x']\nstudent: {model: x}\n", r"must be valid YAML"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_says_where(tmp_path, text, message):
+    path = written(tmp_path, text)
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(path)
+    assert "\n" not in str(error.value)
+    assert "c.yaml" in str(error.value) or "none.yaml" in str(error.value)
+
+
+def test_a_missing_file_says_how_to_write_one(tmp_path):
+    with pytest.raises(ValueError, match="understudy init"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize("argument", ["epochs", "=5", "train.epochs=[1"])
+def test_a_wrong_override_is_refused(argument):
+    with pytest.raises(ValueError, match="override"):
+        parse_overrides([argument])
+
+
+def test_what_was_left_open_agrees_with_any_choice():
+    open_config = build_config(MINIMAL, {})
+    resolved = open_config.replaced(
+        **{"train.device": "cpu", "train.threads": 2, "data.mean": [0.5], "data.std": [0.2]}
+    )
+    assert differences(open_config.model_dump(), resolved.model_dump()) == []
+    other = open_config.replaced(**{"train.epochs": 7})
+    assert differences(other.model_dump(), resolved.model_dump()) == ["train.epochs"]

@@ -1,0 +1,266 @@
+"""Whole jobs: what a run leaves behind, and that stopping it anywhere changes nothing."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import understudy as us
+from understudy.engine import loop
+from understudy.files import read_json_lines
+
+
+def weights(folder):
+    return load_file(Path(folder) / "student.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_run_leaves_what_the_design_promises(digits_config):
+    run = us.distill(digits_config, quiet=True)
+    names = {p.name for p in run.path.iterdir()}
+    assert {
+        "config.yaml", "environment.json", "metrics.jsonl", "train.log", "result.json", "student.safetensors",
+        "report.html", "checkpoints",
+    } <= names  # fmt: skip
+    lines = read_json_lines(run.path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    for key in ("lr", "train/loss", "train/ce", "train/dhkd", "train/acc1", "val/acc1", "images_per_second"):
+        assert key in lines[0], key
+    assert ["test/acc1" in line for line in lines] == [False, False, True]
+    result = json.loads((run.path / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert result["best"]["chosen_on"] == "val"
+    assert result["teacher"]["agreement"] <= 100
+    assert sum(map(sum, result["confusion"])) == 500
+    assert run.metrics == result
+    assert not run.student.training
+
+
+def test_the_resolved_config_gives_the_same_run_again(digits_config, tmp_path):
+    first = us.distill(digits_config, quiet=True)
+    again = us.distill(first.path / "config.yaml", quiet=True, output=str(tmp_path / "again"))
+    assert same(weights(first.path), weights(again.path))
+
+
+def test_the_global_state_of_the_process_is_given_back(digits_config):
+    torch.manual_seed(5)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    us.distill(digits_config, quiet=True, **{"train.epochs": 1})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("stop_after", [1, 5, 7, 14])
+def test_a_stopped_run_resumes_to_the_same_bits(digits_config, tmp_path, monkeypatch, stop_after):
+    whole = us.distill(digits_config, quiet=True)
+    folder = str(tmp_path / "stopped")
+    steps, step = [0], loop._forward_backward
+
+    def counted(job, batch, meters):
+        step(job, batch, meters)
+        steps[0] += 1
+        if steps[0] == stop_after:
+            job.stop.set()
+
+    monkeypatch.setattr(loop, "_forward_backward", counted)
+    with pytest.raises(us.InterruptedRunError):
+        us.distill(digits_config, quiet=True, output=folder)
+    monkeypatch.setattr(loop, "_forward_backward", step)
+    resumed = us.resume(folder, quiet=True)
+    assert same(weights(whole.path), weights(folder))
+    ours, theirs = (read_json_lines(r.path / "metrics.jsonl") for r in (whole, resumed))
+    for a, b in zip(ours, theirs, strict=True):
+        del a["images_per_second"], b["images_per_second"]
+        assert a == b
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(digits_config, tmp_path, monkeypatch):
+    whole = us.distill(digits_config, quiet=True)
+    folder = tmp_path / "killed"
+
+    class KilledError(BaseException):
+        pass
+
+    def dies(job, batch, meters):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_forward_backward", dies)
+        with pytest.raises(KilledError):
+            us.distill(digits_config, quiet=True, output=str(folder))
+    us.distill(digits_config, quiet=True, output=str(folder))  # the same command again goes on
+    assert same(weights(whole.path), weights(folder))
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_at_random_moments_changes_nothing(digits_config, tmp_path):
+    digits_config |= {"train": {**digits_config["train"], "epochs": 30}}
+    digits_config["losses"].append({"name": "dino", "weight": 0.1})
+    whole = us.distill(digits_config, quiet=True)
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(digits_config | {"output": str(tmp_path / "killed")}))
+    rng, kills = random.Random(0), 0
+    for _ in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "understudy", "distill", str(config), "-q"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        deadline, lines = time.monotonic() + 120, len(read_json_lines(metrics))
+        while process.poll() is None and time.monotonic() < deadline:
+            if len(read_json_lines(metrics)) >= lines + 3:  # it is training: kill it some steps later
+                time.sleep(rng.random() * 0.1)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.005)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, errors
+    else:
+        us.resume(tmp_path / "killed", quiet=True)
+    assert kills >= 3
+    assert same(weights(whole.path), weights(tmp_path / "killed"))
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_exit_status_130(digits_config, tmp_path):
+    digits_config |= {"train": {**digits_config["train"], "epochs": 200}}
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(digits_config))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "understudy", "distill", str(config)], stdout=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "understudy resume" in rest
+    assert "Traceback" not in rest
+
+
+def test_the_same_command_on_a_finished_run_or_with_another_config_is_refused(digits_config):
+    us.distill(digits_config, quiet=True, **{"train.epochs": 1})
+    with pytest.raises(ValueError, match="finished run"):
+        us.distill(digits_config, quiet=True, **{"train.epochs": 1})
+    with pytest.raises(ValueError, match=r"another value for train\.epochs"):
+        us.distill(digits_config, quiet=True, **{"train.epochs": 2})
+    with pytest.raises(ValueError, match="finished run"):
+        us.resume(digits_config["output"])
+
+
+def test_a_folder_with_other_things_is_left_alone(digits_config, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="holds other things"):
+        us.distill(digits_config, quiet=True)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_a_wrong_job_leaves_nothing_behind(digits_config, tmp_path):
+    with pytest.raises(ValueError, match="Did you mean"):
+        us.distill(digits_config, quiet=True, **{"student.model": "cnn_tinny"})
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_weights_of_the_wrong_shape_are_named(digits_config, tmp_path):
+    other = us.train(
+        {**digits_config, "teacher": None, "losses": [{"name": "ce"}]}, quiet=True, **{"train.epochs": 1}
+    )
+    with pytest.raises(ValueError, match="shape") as error:
+        us.distill(digits_config, quiet=True, output=str(tmp_path / "b"), **{
+            "teacher.weights": str(other.path / "student.safetensors")})  # fmt: skip
+    assert "\n" not in str(error.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(digits_config, monkeypatch):
+    from understudy.methods.dhkd import DHKD
+
+    calls, loss = [0], DHKD.loss
+
+    def breaks(self, *args):
+        calls[0] += 1
+        return loss(self, *args) * (float("nan") if calls[0] == 8 else 1.0)
+
+    monkeypatch.setattr(DHKD, "loss", breaks)
+    with pytest.raises(us.DivergedError, match=r"infinity in dhkd in epoch 2.*last good state") as error:
+        us.distill(digits_config, quiet=True)
+    assert "\n" not in str(error.value)
+    folder = Path(digits_config["output"])
+    assert json.loads((folder / "result.json").read_text())["status"] == "diverged"
+    assert torch.load(folder / "checkpoints" / "last.pt", weights_only=True)["epoch"] == 1
+    monkeypatch.setattr(DHKD, "loss", loss)
+    assert us.resume(folder, quiet=True).metrics["status"] == "finished"
+
+
+def test_train_uses_a_distillation_config_without_its_teacher(digits_config):
+    run = us.train(digits_config, quiet=True, **{"train.epochs": 1})
+    stored = us.load_config(run.path / "config.yaml")
+    assert stored.teacher is None
+    assert [t["name"] for t in stored.losses] == ["ce"]
+    assert run.metrics["verb"] == "train"
+
+
+def test_evaluate_measures_what_the_run_reported(digits_config):
+    run = us.distill(digits_config, quiet=True)
+    measured = us.evaluate(run.path, quiet=True)
+    assert measured["test/acc1"] == run.metrics["last"]["test/acc1"]
+    assert measured["agreement"] == run.metrics["teacher"]["agreement"]
+
+
+def test_an_untrained_teacher_is_pointed_out(digits_config, capsys):
+    us.distill(digits_config, **{"train.epochs": 1})
+    assert "answers at random" in capsys.readouterr().out
+
+
+def test_accumulation_does_not_change_the_loss(digits_config, tmp_path):
+    first = us.distill(digits_config, quiet=True, **{"train.epochs": 1})
+    parts = us.distill(
+        digits_config,
+        quiet=True,
+        output=str(tmp_path / "parts"),
+        **{"train.epochs": 1, "train.accumulate": 2},
+    )
+    a, b = (read_json_lines(r.path / "metrics.jsonl")[0]["train/loss"] for r in (first, parts))
+    assert a == pytest.approx(b, rel=0.2)  # batch statistics of half a batch differ; the scale must not
+
+
+def test_bf16_and_clipping_run(digits_config):
+    run = us.distill(
+        digits_config, quiet=True, **{"train.epochs": 1, "train.precision": "bf16", "train.clip_norm": 1.0}
+    )
+    assert run.metrics["status"] == "finished"
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_two_epochs_on_tin32_reach_eight_times_chance(data_root, tmp_path):
+    config = {
+        "data": {
+            "name": "parquet",
+            "train": str(data_root / "tin32-a" / "train.parquet"),
+            "test": str(data_root / "tin32-a" / "test.parquet"),
+        },
+        "teacher": {"model": "wrn_16_2"},
+        "student": {"model": "wrn_16_1"},
+        "method": "dhkd",
+        "train": {"epochs": 2, "schedule": {"name": "cosine"}},
+        "output": str(tmp_path / "run"),
+    }
+    teacher = us.train(config, quiet=True, output=str(tmp_path / "teacher"), **{"student.model": "wrn_16_2"})
+    run = us.distill(config, quiet=True, **{"teacher.weights": str(teacher.path / "student.safetensors")})
+    assert run.metrics["last"]["test/acc1"] >= 8.0

@@ -1,0 +1,204 @@
+"""From a config to what it names: data, models, distiller, the loop's job. Automatic choices are made here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from understudy.config import Config, DataConfig, ModelConfig
+from understudy.data import PadCropFlip, Splits
+from understudy.data import load as load_data
+from understudy.data.images import ImageSet
+from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.engine.console import Console
+from understudy.engine.distiller import Distiller
+from understudy.engine.evaluate import answers
+from understudy.engine.loop import Job
+from understudy.engine.optim import make_optimizer
+from understudy.metrics import correct
+from understudy.models import create_model
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A config and what became of it."""
+
+    config: Config
+    """With every automatic choice made."""
+    data: Splits
+    distiller: Distiller
+    notes: tuple[str, ...]
+    """What the user should be told."""
+
+
+@contextmanager
+def process(config: Config) -> Iterator[torch.device]:
+    """Sets what belongs to the process (threads, random state) for one job, and gives it back after."""
+    threads = torch.get_num_threads()
+    device = find_device(config.train.device)
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.set_num_threads(config.train.threads or threads)
+            torch.manual_seed(config.seed)
+            yield device
+    finally:
+        torch.set_num_threads(threads)
+
+
+def find_device(name: str) -> torch.device:
+    """Returns the device of ``train.device``; ``auto`` is the first GPU, else the CPU.
+
+    Raises:
+        ValueError: this machine has no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"train.device must be on this machine, got {name!r} ({reason}). Use auto") from None
+
+
+def read_data(config: DataConfig) -> Splits:
+    """Returns the images of a config's ``data:``."""
+    loop_side = {"name", "seed", "augment"}
+    defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
+    given = config.model_dump(exclude=loop_side)
+    return load_data(config.name, **{key: value for key, value in given.items() if value != defaults[key]})
+
+
+def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Module:
+    """Returns the network of a config's ``student:`` or ``teacher:`` for the classes and channels of the data."""
+    model = create_model(
+        config.model,
+        num_classes=len(data.classes),
+        in_channels=data.channels,
+        weights=config.weights,
+        pretrained=config.pretrained,
+    )
+    return model.to(device)
+
+
+def build(config: Config, device: torch.device) -> Built:
+    """Returns data and distiller of a config.
+
+    Raises:
+        ValueError: anything the config names that does not exist or does not fit together.
+    """
+    notes = []
+    data = read_data(config.data)
+    student = read_model(config.student, data, device)
+    teacher = None
+    if config.teacher is not None:
+        teacher = read_model(config.teacher, data, device)
+        if config.teacher.weights is None and not config.teacher.pretrained:
+            notes.append("the teacher has no weights and answers at random; set teacher.weights")
+    if config.train.channels_last:
+        student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if teacher is not None:
+            teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    distiller = Distiller(
+        student,
+        teacher,
+        config.losses,
+        align=config.gradients.align,
+        example=torch.zeros(2, data.channels, *data.image_size, device=device),
+        train_targets=targets_as_read(data),
+        student_taps=config.student.taps,
+        teacher_taps=config.teacher.taps if config.teacher else None,
+        precision=config.train.precision,
+    )
+    augment = augmentation(config.data, data)
+    resolved = config.replaced(
+        **{
+            "losses": [term.spec() for term in distiller.terms],
+            "data.mean": list(data.mean),
+            "data.std": list(data.std),
+            "data.seed": data_seed(config),
+            "data.augment": {"pad": augment.pad, "flip": augment.flip},
+            "train.device": str(device),
+            "train.threads": torch.get_num_threads(),
+        }
+    )
+    return Built(resolved, data, distiller, tuple(notes))
+
+
+def build_job(
+    built: Built, folder: Path, console: Console, device: torch.device, stop: threading.Event
+) -> Job:
+    """Returns what the loop needs to train ``built`` into ``folder``."""
+    config, data, train = built.config, built.data, built.config.train
+    loader = TrainLoader(
+        data.train,
+        augmentation(config.data, data),
+        batch_size=train.batch_size,
+        seed=data_seed(config),
+        mean=data.mean,
+        std=data.std,
+        device=device,
+        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+    )
+    job = Job(
+        distiller=built.distiller,
+        optimizer=make_optimizer(train.optimizer, built.distiller.trainable_parameters()),
+        loader=loader,
+        train=train,
+        seed=config.seed,
+        device=device,
+        folder=folder,
+        console=console,
+        stop=stop,
+    )
+    if data.val is not None:
+        batches = eval_batches(data.val, built, device)
+
+        def measure() -> dict[str, float]:
+            with job.measured():
+                held_out = answers(built.distiller, built.distiller.predict, batches)
+            (right,) = correct(held_out.logits, held_out.target, (1,)).tolist()
+            return {"val/acc1": 100 * right / len(held_out.target)}
+
+        job.measure = measure
+    return job
+
+
+def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:
+    """Returns un-augmented batches of a set, normalised as in training."""
+    data, train = built.data, built.config.train
+    return EvalLoader(
+        images,
+        batch_size=train.eval_batch_size,
+        mean=data.mean,
+        std=data.std,
+        device=device,
+        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+    )
+
+
+def targets_as_read(data: Splits) -> Tensor:
+    """Returns the label of every training image by its index, -1 for those held out or left out."""
+    targets = torch.full((data.train.num_read,), -1, dtype=torch.int64)
+    targets[data.train.index] = data.train.targets
+    return targets
+
+
+def augmentation(config: DataConfig, data: Splits) -> PadCropFlip:
+    """Returns the random views of the training images; by default a crop out of an eighth of padding, and flips.
+
+    For 32×32 images that is the pad-4 crop and flip of every CIFAR paper. Digits are not mirrored.
+    """
+    if config.augment is not None:
+        return PadCropFlip(config.augment.pad, config.augment.flip)
+    return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
+
+
+def data_seed(config: Config) -> int:
+    """Returns the seed of order and views."""
+    return config.seed if config.data.seed is None else config.data.seed

@@ -1,0 +1,204 @@
+"""The command line: one verb, one function. `COMMANDS` is the only list of verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045 (typer reads the annotation at run time on Python 3.10)
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Changes to the config, e.g. train.epochs=5", show_default=False
+    ),
+]
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors")]
+
+
+def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Train one model alone, on labels (a teacher, or the student without its teacher)."""
+    from understudy import run
+
+    run.train(config, quiet=quiet, **_parsed(overrides))
+
+
+def distill(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Train a student under a teacher."""
+    from understudy import run
+
+    run.distill(config, quiet=quiet, **_parsed(overrides))
+
+
+def resume(run_folder: RunFolder, quiet: Quiet = False) -> None:
+    """Take an interrupted run to its end, exactly."""
+    from understudy import run
+
+    run.resume(run_folder, quiet=quiet)
+
+
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(metavar="RUN|CONFIG", help="A run folder, or a config with student.weights")
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Measure a run, or weights, on the test images."""
+    from understudy import run
+
+    run.evaluate(source, **_parsed(overrides))
+
+
+def study(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+    """Did it help? Teacher, student alone and methods over seeds, with a plain verdict."""
+    from understudy.study import study as run_study
+
+    run_study(config, quiet=quiet, **_parsed(overrides))
+
+
+def demo(
+    output: Annotated[str, typer.Option(help="Folder of all runs and of the report")] = "runs/demo",
+    quiet: Quiet = False,
+) -> None:
+    """Run the main job on scikit-learn's digits, on the CPU, in about two minutes."""
+    from understudy.demo import demo as run_demo
+
+    run_demo(output, quiet=quiet)
+
+
+def predict(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or its student.safetensors")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to name")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+) -> None:
+    """Say what is on images."""
+    from understudy.predict import load_predictor
+
+    predictor = load_predictor(source)
+    for image in images:
+        answer = predictor(image, top)
+        if as_json:
+            print(json.dumps(asdict(answer)))
+        else:
+            named = zip(answer.classes, answer.probabilities, strict=True)
+            print(f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named))
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
+    alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
+) -> None:
+    """Write the HTML page of a run or study anew."""
+    from understudy.report import write_run_report, write_study_report
+
+    if (folder / "study.json").exists():
+        print(write_study_report(folder))
+    elif (folder / "result.json").exists():
+        print(write_run_report(folder, alone))
+    else:
+        raise ValueError(f"report must be given a finished run or study, got {folder}. Check the path")
+
+
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="The config to write")] = Path("distill.yaml"),
+    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, parquet, imagefolder")] = None,
+    train: Annotated[Optional[str], typer.Option(help="Training images: parquet file or folder")] = None,  # noqa: UP045
+    test: Annotated[Optional[str], typer.Option(help="Test images: parquet file or folder")] = None,  # noqa: UP045
+    teacher: Annotated[Optional[str], typer.Option(help="Name of the teacher's model")] = None,  # noqa: UP045
+    weights: Annotated[Optional[str], typer.Option(help="File with the teacher's weights")] = None,  # noqa: UP045
+    student: Annotated[Optional[str], typer.Option(help="Name of the student's model")] = None,  # noqa: UP045
+    method: Annotated[Optional[str], typer.Option(help="A preset: dhkd, kd, dkd, kd++ ...")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+) -> None:
+    """Write a commented config from a few questions or flags."""
+    from understudy.init import write_config
+
+    flags = {
+        "data": data,
+        "train": train,
+        "test": test,
+        "teacher": teacher,
+        "weights": weights,
+        "student": student,
+        "method": method,
+        "epochs": epochs,
+    }
+    write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
+    print(f"wrote {path}; next: understudy distill {path}")
+
+
+def list_(
+    what: Annotated[Optional[str], typer.Argument(help="methods, presets, models or data")] = None,  # noqa: UP045
+) -> None:
+    """List methods, presets, models and data sets."""
+    from understudy.listing import show
+
+    show(what)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "train": train,
+    "distill": distill,
+    "resume": resume,
+    "evaluate": evaluate,
+    "predict": predict,
+    "study": study,
+    "report": report,
+    "init": init,
+    "list": list_,
+}
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"understudy {metadata.version('understudy-distill')}")
+        raise typer.Exit
+
+
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version")
+    ] = False,
+) -> None:
+    """Make a small vision model better by training it under a large one."""
+
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.callback()(_main)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def main() -> None:
+    """Runs a verb and turns what it raises into an exit status.
+
+    0 done; 2 the user's input is wrong or the training diverged (one line, no traceback); 130 interrupted, resumable;
+    1, with a traceback, our fault.
+    """
+    from understudy.engine.loop import InterruptedRunError
+
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        print(f"understudy: {message}", file=sys.stderr)
+        sys.exit(2)
+    except (InterruptedRunError, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _parsed(overrides: list[str] | None) -> dict[str, Any]:
+    from understudy.config import parse_overrides
+
+    return parse_overrides(overrides or [])

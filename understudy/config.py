@@ -1,0 +1,409 @@
+"""The schema of a job: strict, frozen, and printing it gives the YAML that rebuilds it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from understudy.interface import Align
+from understudy.methods.presets import PRESETS
+from understudy.methods.term import build_terms, first_problem
+from understudy.nearest import did_you_mean
+
+AUTO = "auto"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class AugmentConfig(_Strict):
+    """The random views of a training image."""
+
+    pad: int = Field(default=4, ge=0, le=64)
+    """Pixels of zero padding on each side, out of which a crop of the image's size is taken."""
+    flip: bool = True
+    """Whether half of the views are mirrored."""
+
+
+class DataConfig(_Strict):
+    """Which images, and how they are seen."""
+
+    name: str
+    root: str | None = None
+    train: str | list[str] | None = None
+    test: str | list[str] | None = None
+    download: bool = False
+    image_size: int | None = Field(default=None, ge=8)
+    val: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the training images held out; everything that is chosen is chosen on it."""
+    split_seed: int = 0
+    limit: int | None = Field(default=None, ge=1)
+    """Use only so many training images, balanced over the classes."""
+    seed: int | None = None
+    """Seed of order and views; by default the run's seed."""
+    image_column: str | None = None
+    label_column: str | None = None
+    """Columns of a parquet file; by default image and label."""
+    max_gib: float | None = Field(default=None, gt=0)
+    """Refuse data that would take more memory than this."""
+    augment: AugmentConfig | None = None
+    """By default a crop out of an eighth of padding, and flips (digits are not mirrored)."""
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+class ModelConfig(_Strict):
+    """A network: by name, with weights from a file if given."""
+
+    model: str
+    weights: str | None = None
+    pretrained: bool = False
+    """Download the library's own pretrained weights (torchvision, timm)."""
+    taps: dict[str, str] = {}
+    """Module paths by role, where finding them automatically fails."""
+
+
+class GradientsConfig(_Strict):
+    """How label and teacher gradients are merged."""
+
+    align: Align = "none"
+
+
+class OptimizerConfig(_Strict):
+    """SGD or AdamW."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=0.05, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=5.0e-4, ge=0)
+
+
+class ScheduleConfig(_Strict):
+    """The learning rate over time."""
+
+    name: Literal["multistep", "cosine", "onecycle", "constant"] = "multistep"
+    milestones: list[int] = [150, 180, 210]
+    """Epochs after which the rate is multiplied by gamma: 150 means that epoch 151 is the first with the new rate."""
+    gamma: float = Field(default=0.1, gt=0)
+    warmup_epochs: float = Field(default=0, ge=0)
+    """The rate grows linearly over this many epochs, per step."""
+    final_lr: float = Field(default=0.0, ge=0)
+    """Where cosine and onecycle end."""
+
+
+class TrainConfig(_Strict):
+    """The training loop."""
+
+    epochs: int = Field(default=240, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = True
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the moving average of the weights; the average is what is measured and deployed."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    accumulate: int = Field(default=1, ge=1)
+    """Into how many parts a batch is cut to fit into memory."""
+    eval_every: int = Field(default=1, ge=1)
+    eval_batch_size: int = Field(default=500, ge=1)
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    """A checkpoint is written after every epoch, and within one after so many minutes."""
+    device: str = AUTO
+    threads: int | None = Field(default=None, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+
+
+class ArmConfig(_Strict):
+    """A list of terms in a study, under a name."""
+
+    name: str
+    losses: list[dict[str, Any]]
+    gradients: GradientsConfig = GradientsConfig()
+
+
+class StudyConfig(_Strict):
+    """What is compared: presets, or lists of terms under names of their own."""
+
+    methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+
+
+class Config(_Strict):
+    """One job."""
+
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig
+    teacher: ModelConfig | None = None
+    student: ModelConfig
+    losses: list[dict[str, Any]] = [{"name": "ce"}]
+    gradients: GradientsConfig = GradientsConfig()
+    train: TrainConfig = TrainConfig()
+    study: StudyConfig | None = None
+    output: str = "runs/run"
+
+    @field_validator("losses")
+    @classmethod
+    def _losses_are_terms(cls, losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [term.spec() for term in build_terms(losses)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """Replaces ``method: NAME`` by its losses, and by its alignment where none is given."""
+        if not isinstance(values, Mapping) or "method" not in values:
+            return values
+        values = dict(values)
+        name = values.pop("method")
+        if name not in PRESETS:
+            raise ValueError(f"method must be a preset, got {name!r}. {did_you_mean(str(name), PRESETS)}")
+        if "losses" in values:
+            raise ValueError("method and losses must not both be given, got both. Keep one of them")
+        preset = PRESETS[name]
+        return {"gradients": {"align": preset.align}, **values, "losses": list(preset.losses)}
+
+    def yaml(self) -> str:
+        """Returns the YAML that rebuilds this config, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+
+    def replaced(self, **changes: Any) -> Config:
+        """Returns a validated copy with dotted keys changed, e.g. ``replaced(**{"train.device": "cpu"})``."""
+        return build_config(self.model_dump(mode="json"), changes)
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Returns a config from a YAML file, a mapping, or another config, with dotted overrides applied.
+
+    Raises:
+        ValueError: one line that says where (file and line), what must hold, what was got, and what to do.
+    """
+    if isinstance(source, Config):
+        return source.replaced(**(overrides or {}))
+    if isinstance(source, Mapping):
+        return build_config(source, overrides or {})
+    path = Path(source)
+    values = _read(path)
+    try:
+        return build_config(values, overrides or {})
+    except ConfigError as error:
+        line = _line_of(path, error.keys)
+        raise ValueError(f"{path}{f', line {line}' if line else ''}: {error}") from None
+
+
+class ConfigError(ValueError):
+    """A config that does not hold; ``keys`` is the path of the entry."""
+
+    def __init__(self, message: str, keys: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
+def build_config(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> Config:
+    """Returns the validated config of plain values.
+
+    Raises:
+        ConfigError: with the path of the first entry that is wrong.
+    """
+    merged = _copy(values)
+    for key, value in overrides.items():
+        _set(merged, key, value)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise _as_config_error(error) from None
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """Returns ``{"train.epochs": 5}`` for ``["train.epochs=5"]``; values are read as YAML.
+
+    Raises:
+        ValueError: an argument without ``=`` or with a value that is no YAML.
+    """
+    overrides = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise ValueError(f"overrides must look like key=value, got {argument!r}. Example: train.epochs=5")
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"the value of an override must be YAML, got {argument!r}. Quote it") from None
+        if isinstance(overrides[key], str):
+            overrides[key] = _number(overrides[key])
+    return overrides
+
+
+def agrees(given: Any, resolved: Any) -> bool:
+    """Returns whether a config is the same as one already resolved: what was left open may have any value there."""
+    if given is None or given == AUTO:
+        return True
+    if isinstance(given, Mapping) and isinstance(resolved, Mapping):
+        return given.keys() == resolved.keys() and all(agrees(given[k], resolved[k]) for k in given)
+    if isinstance(given, (list, tuple)) and isinstance(resolved, (list, tuple)):
+        return len(given) == len(resolved) and all(map(agrees, given, resolved))
+    return given == resolved
+
+
+def differences(given: Any, resolved: Any, prefix: str = "") -> list[str]:
+    """Returns the dotted keys in which two dumped configs do not agree."""
+    if isinstance(given, Mapping) and isinstance(resolved, Mapping):
+        keys = sorted({*given, *resolved})
+        return [d for k in keys for d in differences(given.get(k), resolved.get(k), f"{prefix}{k}.")]
+    return [] if agrees(given, resolved) else [prefix.rstrip(".")]
+
+
+def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Reads one YAML file and what it extends."""
+    if not path.is_file():
+        raise ValueError(
+            f"a config must be a YAML file, got {path}, which is not there. Write one with: understudy init"
+        )
+    if path.resolve() in seen:
+        raise ValueError(f"extends must not run in a circle, got {path} twice. Remove one extends:")
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not text"
+        raise ValueError(
+            f"{path}{place}: a config must be valid YAML, got: {problem}. Correct the file"
+        ) from None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path}: a config must be a mapping of keys, got {type(values).__name__}. See understudy init"
+        )
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    return _merge(_read(path.parent / str(parent), (*seen, path.resolve())), values)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice and reads 1e-3 as a number, as people mean it."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} stands twice in one mapping", node.start_mark
+            )
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _scalar(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    value = loader.construct_scalar(node)
+    return value if node.style else _number(value)  # a quoted number stays text
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _scalar)
+
+
+def _number(text: str) -> Any:
+    """Returns ``1e-3`` as a number, which YAML 1.1 reads as a string."""
+    if text[:1].isdigit() and "e" in text.lower():
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    """Sets ``train.epochs`` or ``losses.1.weight`` in place."""
+    *path, last = dotted.split(".")
+    place: Any = values
+    for key in path:
+        if isinstance(place, list) and key.isdigit() and int(key) < len(place):
+            place = place[int(key)]
+        elif isinstance(place, dict):
+            if place.get(key) is None:
+                place[key] = {}
+            place = place[key]
+        else:
+            raise ConfigError(
+                f"override {dotted!r} must name a place in the config, got nothing at {key!r}. Check the path"
+            )
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise ConfigError(
+            f"override {dotted!r} must name a place in the config, got nothing at {last!r}. Check the path"
+        )
+
+
+def _copy(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return [_copy(v) for v in values] if isinstance(values, (list, tuple)) else values
+
+
+def _as_config_error(error: ValidationError) -> ConfigError:
+    problem = error.errors()[0]
+    keys = problem["loc"]
+    dotted = ".".join(map(str, keys))
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(keys[:-1])
+        return ConfigError(f"unknown key {dotted!r}. {did_you_mean(str(keys[-1]), known)}", keys)
+    if problem["type"] == "missing":
+        return ConfigError(f"{dotted} must be given, got nothing. Add it", keys[:-1])
+    text = first_problem(error).lstrip(".")
+    if problem["type"] == "value_error":
+        text = problem["msg"].removeprefix("Value error, ")
+        if term := re.match(r"losses\[(\d+)\]", text):
+            keys = ("losses", int(term[1]))
+    return ConfigError(text, keys)
+
+
+def _fields_at(keys: tuple[str | int, ...]) -> list[str]:
+    model: Any = Config
+    for key in keys:
+        annotation = model.model_fields[str(key)].annotation
+        options = getattr(annotation, "__args__", (annotation,))
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+    return [*model.model_fields, *(["method", "extends"] if model is Config else [])]
+
+
+def _line_of(path: Path, keys: tuple[str | int, ...]) -> int | None:
+    """Returns the 1-based line of an entry, or of its nearest parent, in the file."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = None
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(key)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

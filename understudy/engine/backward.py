@@ -1,0 +1,126 @@
+"""Backward: gradients of both sides of the loss, merged as METHODS.md section 8 says, into `.grad`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from understudy.gradients import align_features, align_gradients
+from understudy.gradients.align import Role
+from understudy.interface import Align
+
+Gradients = list[Tensor | None]
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one forward pass of a distiller returns."""
+
+    loss: Tensor
+    """The weighted sum of all terms, 0-d."""
+    terms: dict[str, Tensor]
+    """Label of each active term -> its weighted loss."""
+    logits: Tensor
+    """``(B, C)`` logits of the model that will be deployed."""
+    label_loss: Tensor | None
+    """L_1 of the alignment: the terms that learn from labels alone."""
+    guide_loss: Tensor | None
+    """L_2: everything else."""
+    feature: Tensor | None = None
+    """The student's penultimate feature, where ``align="feature"`` needs it."""
+
+
+@dataclass(slots=True)
+class Backward:
+    """Fills ``.grad`` of the parameters; holds unmerged gradients while a batch is accumulated in parts."""
+
+    parameters: Mapping[str, nn.Parameter]
+    align: Align
+    info: dict[str, Tensor] = field(default_factory=dict)
+    """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
+    _label: Gradients = field(default_factory=list)
+    _guide: Gradients = field(default_factory=list)
+
+    def __call__(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
+        """Differentiates ``scale`` times the losses of ``out``; merges and writes ``.grad`` if it is the ``last`` part.
+
+        As with ``loss.backward()``, what already stands in ``.grad`` is added to. A parameter that no loss reaches
+        keeps what it has.
+        """
+        label, guide = self._differentiate(out, scale)
+        self._label = _add(self._label, label)
+        self._guide = _add(self._guide, guide)
+        if last:
+            merged = self._merge()
+            self._label, self._guide = [], []
+            for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def _differentiate(self, out: StepOutput, scale: float) -> tuple[Gradients, Gradients]:
+        """Returns the gradients of L_1 and L_2, or of their sum and nothing where they need not be told apart."""
+        parameters = list(self.parameters.values())
+        nothing: Gradients = [None] * len(parameters)
+        if not out.loss.requires_grad:  # every weight is 0 in this epoch
+            return nothing, nothing
+        if self.align == "none" or out.label_loss is None or out.guide_loss is None:
+            self.info = {}
+            return _grad(out.loss * scale, parameters), nothing
+        if self.align == "feature":
+            return self._through_feature(out, scale), nothing
+        label = _grad(out.label_loss * scale, parameters, retain=True)
+        return label, _grad(out.guide_loss * scale, parameters)
+
+    def _through_feature(self, out: StepOutput, scale: float) -> Gradients:
+        """One backward of L_1 + L_2 with λ·a_h added to the feature's cotangent, which is (1+λ)a_h + b_h there.
+
+        Paths of L_2 that do not pass through the feature (stage taps) are thereby left as they are. With
+        accumulation each part has a λ of its own: the graphs of earlier parts are gone when the last one comes.
+        """
+        assert out.feature is not None
+        assert out.label_loss is not None
+        assert out.guide_loss is not None
+        (a,) = _grad(out.label_loss, [out.feature], retain=True)
+        (b,) = _grad(out.guide_loss, [out.feature], retain=True)
+        if a is None or b is None:
+            self.info = {}
+            return _grad(out.loss * scale, list(self.parameters.values()))
+        _, self.info = align_features(a, b)
+        cotangent = (self.info["lambda"] * a * scale).to(out.feature.dtype)
+        return list(
+            torch.autograd.grad(
+                [out.loss, out.feature],
+                list(self.parameters.values()),
+                grad_outputs=[torch.full_like(out.loss, scale), cotangent],
+                allow_unused=True,
+            )
+        )
+
+    def _merge(self) -> Gradients:
+        if all(g is None for g in self._guide):
+            return self._label
+        names = list(self.parameters)
+        label = {n: g for n, g in zip(names, self._label, strict=True) if g is not None}
+        guide = {n: g for n, g in zip(names, self._guide, strict=True) if g is not None}
+        roles: dict[str, Role] = {}
+        for name in names:
+            if name in label or name in guide:
+                roles[name] = (
+                    "backbone" if name in label and name in guide else "main" if name in label else "aux"
+                )
+        assert self.align != "feature"  # merged before the backward of the backbone
+        merged, self.info = align_gradients(label, guide, roles, self.align)
+        return [merged.get(n) for n in names]
+
+
+def _grad(loss: Tensor, inputs: list[nn.Parameter] | list[Tensor], retain: bool = False) -> Gradients:
+    return list(torch.autograd.grad(loss, inputs, retain_graph=retain, allow_unused=True))
+
+
+def _add(held: Gradients, new: Gradients) -> Gradients:
+    if not held:
+        return new
+    return [a if b is None else b if a is None else a + b for a, b in zip(held, new, strict=True)]

@@ -1,0 +1,281 @@
+"""The one unit that trains: student, the terms' heads, and the frozen teacher beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from understudy.engine.backward import Backward, StepOutput
+from understudy.interface import Align, Batch, Network, Outputs, Setup
+from understudy.methods.term import Term, build_terms
+from understudy.models import family, known_roles
+from understudy.taps import Taps, describe, pair_stages, without_hooks
+from understudy.teacher.frozen import Teacher, widened
+
+
+class Distiller(nn.Module):
+    """A student under a teacher, as an ordinary module.
+
+    ``forward`` gives the losses of a batch, :meth:`backward` their (aligned) gradients, :meth:`deployable` the plain
+    student. The student is tapped, never edited. The teacher is frozen in place and is no submodule: it is not in
+    ``state_dict()`` and no wrapper sees it.
+
+    Args:
+        student: any classifier whose forward maps images to logits.
+        teacher: likewise; ``None`` for terms that need none.
+        losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
+        align: how the gradients of labels and teacher are merged (METHODS.md section 8).
+        example: one image batch, for the dry run that finds the taps; by default zeros at 32×32.
+        class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
+        train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
+            memory an image.
+        student_taps, teacher_taps: module paths by role, where finding them automatically fails.
+        precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
+        same_family: whether both networks are of one family; by default judged by their classes.
+
+    Raises:
+        ValueError: unknown methods or settings, taps that do not exist, networks that do not suit a term.
+
+    Example:
+        >>> import torch, understudy as us
+        >>> student, teacher = (us.create_model("cnn_tiny", num_classes=4) for _ in range(2))
+        >>> distiller = us.Distiller(student, teacher, [{"name": "ce"}, {"name": "dhkd"}], align="backbone")
+        >>> out = distiller(torch.rand(8, 3, 32, 32), torch.arange(8) % 4)
+        >>> sorted(out.terms)
+        ['ce', 'dhkd']
+        >>> distiller.backward(out)
+        >>> all(p.grad is not None for p in distiller.trainable_parameters())
+        True
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None = None,
+        losses: Iterable[Mapping[str, Any]] = ({"name": "ce"},),
+        *,
+        align: Align = "none",
+        example: Tensor | None = None,
+        class_means: Tensor | None = None,
+        train_targets: Tensor | None = None,
+        student_taps: Mapping[str, str] | None = None,
+        teacher_taps: Mapping[str, str] | None = None,
+        precision: str = "fp32",
+        same_family: bool | None = None,
+    ) -> None:
+        super().__init__()
+        terms = build_terms(losses)
+        for term in terms:
+            if term.needs_teacher and teacher is None:
+                raise ValueError(
+                    f"term {term.label!r} must have a teacher, got none. Add a teacher: section, or leave the term out"
+                )
+        example = _default_example(student) if example is None else example
+        self.student = student
+        network = describe(student, example, known=known_roles(student), overrides=student_taps)
+        guide = None
+        if teacher is not None:
+            guide = describe(teacher, example, known=known_roles(teacher), overrides=teacher_taps)
+        self.setup = _setup(network, guide, class_means, train_targets, same_family)
+        _check_pair(terms, self.setup)
+        self.terms = tuple(Term(t.label, t.method.resolved(self.setup), t.weight) for t in terms)
+        self.heads = nn.ModuleDict({t.label: t.method.heads(self.setup) for t in self.terms})
+        self.heads.to(example.device)
+        self.align: Align = align
+        self.precision = precision
+        self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
+        roles = {role for t in self.terms for role in t.method.student_taps}
+        self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
+        self._teacher: Teacher | None = None
+        if guide is not None:
+            read = {role for t in self.terms for role in t.method.teacher_taps}
+            self._teacher = Teacher(guide, tuple(sorted(read)), precision)
+        self._backward = Backward(dict(self._trainable()), align)
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The frozen teacher."""
+        return self._teacher
+
+    @property
+    def network(self) -> Network:
+        """The student and its roles."""
+        return self.setup.student
+
+    def forward(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        index: Tensor | None = None,
+        view: Tensor | None = None,
+        epoch: int = 0,
+    ) -> StepOutput:
+        """Returns the losses of one batch.
+
+        Args:
+            images: ``(B, C, H, W)``, normalised.
+            targets: ``(B,)`` int64.
+            index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
+            view: ``(B,)`` which augmentation each image is.
+            epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
+        """
+        batch = Batch(images, targets, index, view)
+        active = [(term, weight) for term in self.terms if (weight := term.weight.at(epoch)) != 0.0]
+        student = self._student(images)
+        teacher: Outputs = {}
+        if self._teacher is not None and any(term.needs_teacher for term, _ in active):
+            teacher = self._teacher(batch)
+        logits = self._logits(student)
+        shown = {**student, "logits": logits}
+        losses = {t.label: w * t.method.loss(shown, teacher, batch, self._heads(t)) for t, w in active}
+        label = [losses[t.label] for t, _ in active if t.method.label_loss]
+        guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
+        loss = sum(losses.values(), start=logits.new_zeros(()))
+        feature = student.get("feature") if self.align == "feature" else None
+        return StepOutput(loss, losses, logits, _total(label), _total(guide), feature)
+
+    def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
+        """Fills ``.grad``, merged as ``align`` says.
+
+        Args:
+            out: of this distiller's forward.
+            last: ``False`` while parts of one batch are accumulated; the merge happens once, at the last part.
+            scale: this part's share of the batch (1 without accumulation).
+        """
+        self._backward(out, last=last, scale=scale)
+
+    @property
+    def alignment(self) -> Mapping[str, Tensor]:
+        """``lambda``, ``dot``, ``norm_sq``, ``cosine`` of the last backward, on the device; empty without alignment."""
+        return self._backward.info
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Returns what the optimiser should hold: the student's parameters and the heads', complete after construction.
+
+        A classifier that a term replaces (SimKD, IJCKD) is left out: no loss reaches it.
+        """
+        return [parameter for _, parameter in self._trainable()]
+
+    def prepare(self, batches: Iterable[Any]) -> None:
+        """Lets every term compute what it must know of the training data (``dino``: the teacher's class means).
+
+        Args:
+            batches: un-augmented training data: a re-iterable of :class:`Batch` or of ``(images, targets)`` pairs.
+        """
+        for term in self.terms:
+            heads = self._heads(term)
+            if term.method.needs_prepare(heads):
+                assert self._teacher is not None  # a term that prepares reads the teacher, which was checked
+                stream = (b if isinstance(b, Batch) else Batch(b[0], b[1]) for b in batches)
+                term.method.prepare(self.setup, heads, stream, self._teacher)
+
+    @property
+    def needs_prepare(self) -> bool:
+        """Whether :meth:`prepare` has work to do."""
+        return any(t.method.needs_prepare(self._heads(t)) for t in self.terms)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Returns the deployed model's logits ``(B, C)``, in the module's current mode."""
+        return self._logits(self._student(images))
+
+    def deployable(self) -> nn.Module:
+        """Returns a plain copy of the model to ship: no taps, no heads, no teacher.
+
+        It is the student as given, with its trained weights; for a term that replaces the classifier, the student's
+        backbone with the connector and the teacher's classifier.
+        """
+        if self._replacing is not None:
+            return without_hooks(self._replacing.method.deploy(self.network, self._heads(self._replacing)))
+        return without_hooks(self.student)
+
+    def close(self) -> None:
+        """Removes all taps from both networks."""
+        self._taps.close()
+        if self._teacher is not None:
+            self._teacher.close()
+
+    def _student(self, images: Tensor) -> dict[str, Tensor]:
+        if self.precision == "bf16":
+            with torch.autocast(images.device.type, dtype=torch.bfloat16):
+                shown = self._taps.collect(self.student(images))
+        else:
+            shown = self._taps.collect(self.student(images))
+        return {role: widened(tensor) for role, tensor in shown.items()}
+
+    def _logits(self, student: Outputs) -> Tensor:
+        if self._replacing is None:
+            return student["logits"]
+        return self._replacing.method.logits(student, self._heads(self._replacing))
+
+    def _heads(self, term: Term) -> nn.ModuleDict:
+        heads = self.heads[term.label]
+        assert isinstance(heads, nn.ModuleDict)
+        return heads
+
+    def _trainable(self) -> Iterable[tuple[str, nn.Parameter]]:
+        unused = set()
+        if self._replacing is not None and self.network.head is not None:
+            unused = {id(p) for p in self.network.classifier.parameters()}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad and id(parameter) not in unused:
+                yield name, parameter
+
+
+def _setup(
+    student: Network,
+    teacher: Network | None,
+    class_means: Tensor | None,
+    train_targets: Tensor | None,
+    same_family: bool | None,
+) -> Setup:
+    if same_family is None:
+        same_family = teacher is not None and family(student.module) == family(teacher.module)
+    return Setup(
+        student=student,
+        teacher=teacher,
+        num_classes=student.num_classes,
+        pairs=pair_stages(student, teacher) if teacher is not None else (),
+        num_images=None if train_targets is None else len(train_targets),
+        class_means=class_means,
+        train_targets=train_targets,
+        same_family=same_family,
+    )
+
+
+def _check_pair(terms: Iterable[Term], setup: Setup) -> None:
+    """Refuses a pair whose logits or taps a term could not read."""
+    for term in terms:
+        method = term.method
+        if setup.teacher is not None and "logits" in method.teacher_taps:
+            ours, theirs = setup.student.num_classes, setup.teacher.num_classes
+            if ours != theirs:
+                raise ValueError(
+                    f"term {term.label!r} compares logits, so student and teacher must have the same classes, got "
+                    f"{ours} and {theirs}. Use a teacher for these classes, or distil features instead"
+                )
+        for side, network, roles in (
+            ("student", setup.student, method.student_taps),
+            ("teacher", setup.teacher, method.teacher_taps),
+        ):
+            for role in roles:
+                if network is not None and "*" not in role and role not in network.shapes:
+                    raise ValueError(
+                        f"term {term.label!r} must see {role!r} of the {side}, got none in "
+                        f"{type(network.module).__name__}. Name its module in the config: {side}.taps.{role}. "
+                        f"Found: {', '.join(network.shapes)}"
+                    )
+
+
+def _default_example(student: nn.Module) -> Tensor:
+    """Returns a blank batch at 32×32 with the channels of the first convolution."""
+    first = next((m for m in student.modules() if isinstance(m, nn.Conv2d)), None)
+    place = next(student.parameters(), torch.zeros(()))
+    return torch.zeros(2, first.in_channels if first else 3, 32, 32, device=place.device, dtype=place.dtype)
+
+
+def _total(losses: list[Tensor]) -> Tensor | None:
+    return torch.stack(losses).sum() if losses else None

@@ -1,0 +1,33 @@
+"""Measuring a classifier on a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from understudy.interface import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A classifier's logits on a whole set, in the set's order."""
+
+    logits: Tensor
+    """``(N, C)`` float32."""
+    target: Tensor
+    """``(N,)`` int64."""
+
+
+@torch.no_grad()
+def answers(module: nn.Module, predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Answers:
+    """Returns the logits of every image; ``module`` is put into eval mode meanwhile and into its former mode after."""
+    was_training = module.training
+    module.eval()
+    try:
+        pairs = [(predict(batch.images).float(), batch.target) for batch in batches]
+    finally:
+        module.train(was_training)
+    return Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([target for _, target in pairs]))

@@ -1,0 +1,56 @@
+"""Optimisers and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from understudy.config import OptimizerConfig, ScheduleConfig
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Returns SGD or AdamW; fused, so that a step is one pass over the parameters without a host read."""
+    if config.name == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(config: ScheduleConfig, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Returns the learning rate of one step.
+
+    Being a function of the step alone, there is no scheduler state to save. ``multistep`` is constant within an epoch;
+    ``cosine`` and ``onecycle`` move every step. ``onecycle`` rises linearly for the first 30% (or ``warmup_epochs`` if
+    given) and falls as a cosine to ``final_lr``; the momentum is not cycled.
+
+    Args:
+        config: kind and numbers.
+        base: the highest rate.
+        step: 0-based over the whole run.
+        steps_per_epoch: length of an epoch.
+        epochs: length of the run.
+    """
+    total = max(1, steps_per_epoch * epochs)
+    warmup = config.warmup_epochs * steps_per_epoch
+    if config.name == "onecycle" and warmup == 0:
+        warmup = 0.3 * total
+    if step < warmup:
+        return base * (step + 1) / (warmup + 1)
+    if config.name == "constant":
+        return base
+    if config.name == "multistep":
+        epoch = step // steps_per_epoch
+        return base * config.gamma ** sum(epoch >= milestone for milestone in config.milestones)
+    progress = (step - warmup) / max(1.0, total - warmup)
+    return config.final_lr + (base - config.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))

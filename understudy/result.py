@@ -1,0 +1,162 @@
+"""What a finished run leaves behind: the last measurement, `result.json`, the deployable weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from understudy.build import Built, eval_batches
+from understudy.config import Config
+from understudy.engine.checkpoint import load_checkpoint
+from understudy.engine.evaluate import Answers, answers
+from understudy.engine.loop import Job
+from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
+from understudy.metrics import confusion_matrix, correct, top1_agreement
+
+FORMAT = 1
+
+
+def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
+    """Measures the run once on the test images and writes ``result.json`` and ``student.safetensors``.
+
+    Returns:
+        the content of ``result.json``.
+    """
+    result = summary(verb, job, built)
+    with job.measured():
+        student = job.distiller.deployable().eval()
+    write_weights(job.folder / "student.safetensors", student, built)
+    if built.data.test is not None:
+        batches = eval_batches(built.data.test, built, job.device)
+        last = answers(student, student, batches)
+        result["last"] |= accuracy("test", last)
+        result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
+        teacher = job.distiller.teacher
+        if teacher is not None:
+            theirs = answers(teacher.module, teacher.module, batches)
+            result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
+        if job.best is not None:
+            result["best"] |= accuracy("test", _best_answers(job, batches))
+        _append_to_last_line(job.folder / "metrics.jsonl", accuracy("test", last))
+    result["status"] = "finished"
+    write_json(job.folder / "result.json", result)
+    return result
+
+
+def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
+    """Returns what can be said of a run at any time."""
+    config, lines = built.config, read_json_lines(job.folder / "metrics.jsonl")
+    last = {"epoch": job.epoch} | (
+        {"val/acc1": lines[-1]["val/acc1"]} if lines and "val/acc1" in lines[-1] else {}
+    )
+    teacher = built.distiller.setup.teacher
+    return {
+        "format": FORMAT,
+        "verb": verb,
+        "status": "unfinished",
+        "name": Path(config.output).name,
+        "model": config.student.model,
+        "parameters": count_parameters(built.distiller.student),
+        "epochs": config.train.epochs,
+        "seconds": round(job.seconds, 2),
+        "classes": list(built.data.classes),
+        "last": last,
+        "best": None if job.best is None else {**job.best, "chosen_on": "val"},
+        "teacher": None
+        if config.teacher is None or teacher is None
+        else {"model": config.teacher.model, "parameters": count_parameters(teacher.module)},
+    }
+
+
+def accuracy(name: str, measured: Answers) -> dict[str, float]:
+    """Returns ``NAME/acc1`` and ``NAME/acc5`` in percent."""
+    first, fifth = correct(measured.logits, measured.target, (1, 5)).tolist()
+    return {
+        f"{name}/acc1": 100 * first / len(measured.target),
+        f"{name}/acc5": 100 * fifth / len(measured.target),
+    }
+
+
+def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
+    """Returns the share of images to which both give the same class, in percent."""
+    return {"agreement": 100 * float(top1_agreement(student.logits, teacher.logits))}
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Returns the number of a run and how it was chosen, as one line."""
+    last = result["last"]
+    if "test/acc1" in last:
+        line = f"test top-1 {last['test/acc1']:.2f}% (last epoch, chosen by nothing)"
+    elif "val/acc1" in last:
+        line = f"held-out top-1 {last['val/acc1']:.2f}% (last epoch; there are no test images)"
+    else:
+        line = "trained; there are no test or held-out images to measure"
+    teacher = result.get("teacher") or {}
+    return line + (f"; teacher {teacher['test/acc1']:.2f}%" if "test/acc1" in teacher else "")
+
+
+def write_weights(path: Path, student: nn.Module, built: Built) -> None:
+    """Writes the deployable weights with what is needed to use them, as safetensors."""
+    data, config = built.data, built.config
+    about = {
+        "model": config.student.model,
+        "classes": json.dumps(list(data.classes)),
+        "mean": json.dumps(list(data.mean)),
+        "std": json.dumps(list(data.std)),
+        "image_size": json.dumps(list(data.image_size)),
+        "channels": str(data.channels),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    content = save(tensors, metadata=about)
+    write_atomic(path, lambda file: file.write(content))
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Returns the machine and the versions a run was made with."""
+    packages = ("torch", "torchvision", "numpy", "pillow", "understudy-distill")
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    device = config.train.device
+    return {
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": config.train.threads,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+    }
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Returns the number of parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def _best_answers(job: Job, batches: Any) -> Answers:
+    """Returns the answers of the best epoch's state; the present state is put back after."""
+    distiller = job.distiller
+    present = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
+    try:
+        distiller.load_state_dict(load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
+        return answers(distiller, distiller.predict, batches)
+    finally:
+        distiller.load_state_dict(present)
+
+
+def _append_to_last_line(path: Path, values: dict[str, float]) -> None:
+    lines = read_json_lines(path)
+    lines[-1] |= values
+    write_text(path, "".join(json_line(line) + "\n" for line in lines))

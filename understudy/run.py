@@ -1,0 +1,250 @@
+"""Whole jobs: train a model alone, distil one, resume, evaluate. Each is a verb and a Python function."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from understudy.build import Built, build, build_job, eval_batches, process
+from understudy.config import Config, differences, load_config
+from understudy.engine.checkpoint import load_checkpoint
+from understudy.engine.console import Console
+from understudy.engine.ema import MovingAverage
+from understudy.engine.evaluate import answers
+from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
+from understudy.files import json_line, locked, read_json_lines, write_json, write_text
+from understudy.methods.term import build_terms
+from understudy.report import write_run_report
+from understudy.result import accuracy, agreement, count_parameters, environment, finish, headline, summary
+
+Source = str | os.PathLike[str] | Mapping[str, Any] | Config
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    config: Config
+    """As it was run, every automatic choice made."""
+    student: nn.Module
+    """The plain module to ship, in eval mode."""
+    metrics: dict[str, Any]
+    """The content of ``result.json``."""
+
+
+def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
+    """Trains one model alone, on labels: a teacher, or the student that distillation is compared with.
+
+    A config written for :func:`distill` serves as it is: the teacher and the terms that need one are left out.
+
+    Args:
+        source: a YAML file, a mapping, or a config.
+        quiet: print nothing.
+        overrides: dotted keys, ``**{"train.epochs": 5}``.
+
+    Raises:
+        ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
+    """
+    config = load_config(source, overrides)
+    changes: dict[str, Any] = {"teacher": None, "gradients.align": "none"}
+    if any(term.needs_teacher for term in build_terms(config.losses)):
+        changes["losses"] = [{"name": "ce"}]
+    return _begin("train", config.replaced(**changes), quiet)
+
+
+def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
+    """Trains a student under a teacher: the whole job, from the config to the report.
+
+    Args:
+        source: a YAML file, a mapping, or a config.
+        quiet: print nothing.
+        overrides: dotted keys, ``**{"train.epochs": 5}``.
+
+    Raises:
+        ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
+    """
+    config = load_config(source, overrides)
+    if config.teacher is None:
+        raise ValueError(
+            "distill must have a teacher, got none. Add teacher: {model: ..., weights: ...}, or use train"
+        )
+    return _begin("distill", config, quiet)
+
+
+def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Run:
+    """Takes an interrupted run to its end, exactly as if it had never stopped.
+
+    Raises:
+        ValueError: the folder holds no run, or a finished one.
+    """
+    path = Path(folder)
+    if not (path / "config.yaml").is_file():
+        raise ValueError(
+            f"resume must be given a run folder, got {path} without a config.yaml. Start one with distill"
+        )
+    config = load_config(path / "config.yaml", {"output": str(path)})
+    return _begin("train" if config.teacher is None else "distill", config, quiet)
+
+
+def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[str, float]:
+    """Measures a run, or the student of a config with weights, on the test images.
+
+    Args:
+        source: a run folder (its ``student.safetensors`` is measured), or a config whose ``student.weights`` is.
+        quiet: print nothing.
+        overrides: dotted keys.
+
+    Returns:
+        ``test/acc1`` and ``test/acc5`` in percent; with a teacher also ``teacher/acc1``, ``teacher/acc5`` and
+        ``agreement`` (share of images to which both give the same class, in percent).
+
+    Raises:
+        ValueError: the run is not finished, or the data have no test images.
+    """
+    if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        folder = Path(source)
+        source = folder / "config.yaml"
+        if not (folder / "student.safetensors").exists():
+            raise ValueError(
+                f"evaluate must be given a finished run, got {folder} without student.safetensors. Resume it"
+            )
+        overrides = {"student.weights": str(folder / "student.safetensors"), **overrides}
+    config = load_config(source, overrides)
+    with process(config) as device:
+        built = build(config, device)
+        if built.data.test is None:
+            raise ValueError("evaluate must have test images, got data without any. Set data.test")
+        batches = eval_batches(built.data.test, built, device)
+        measured = answers(built.distiller, built.distiller.predict, batches)
+        result = accuracy("test", measured)
+        teacher = built.distiller.teacher
+        if teacher is not None:
+            theirs = answers(teacher.module, teacher.module, batches)
+            result |= accuracy("teacher", theirs) | agreement(measured, theirs)
+    console = Console(quiet=quiet)
+    for name, value in result.items():
+        console.say(f"{name:<14} {value:6.2f}%")
+    return result
+
+
+def _begin(verb: str, config: Config, quiet: bool) -> Run:
+    """Claims the output folder and runs, or goes on with what is there."""
+    folder = Path(config.output)
+    stored = _stored(folder, config)
+    stop = threading.Event()
+    with stopped_by_signals(stop), process(stored or config) as device:
+        built = build(
+            stored or config, device
+        )  # before the folder is touched: what is wrong leaves nothing behind
+        with locked(folder):
+            stored = _stored(folder, config)  # another process may have come first
+            if stored is None:
+                write_json(folder / "environment.json", environment(built.config))
+                write_text(folder / "config.yaml", built.config.yaml())
+            with Console(folder / "train.log", quiet=quiet) as console:
+                job = build_job(built, folder, console, device, stop)
+                return _run(verb, job, built)
+
+
+def _stored(folder: Path, config: Config) -> Config | None:
+    """Returns the config of the unfinished run in ``folder``, ``None`` if the folder is free.
+
+    Raises:
+        ValueError: the run is finished or has another config, or the folder holds something else.
+    """
+    if not (folder / "config.yaml").exists():
+        if folder.is_file() or (folder.is_dir() and any(f.name not in _OWN for f in folder.iterdir())):
+            raise ValueError(
+                f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
+            )
+        return None
+    stored = load_config(folder / "config.yaml", {"output": config.output})
+    different = differences(config.model_dump(mode="json"), stored.model_dump(mode="json"))
+    if different:
+        raise ValueError(
+            f"output {folder} must hold the same run, got another value for {', '.join(different[:5])}. "
+            "Choose another output=, or delete the folder"
+        )
+    result = folder / "result.json"
+    if result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "finished":
+        raise ValueError(
+            f"output must not hold a finished run, got {folder}. Choose another output=, or delete the folder"
+        )
+    return stored
+
+
+_OWN = {".lock", "environment.json"}
+"""What a run may have left in its folder before its config was written."""
+
+
+def _run(verb: str, job: Job, built: Built) -> Run:
+    """Trains from wherever the folder stands, measures once, and writes what is left behind."""
+    for line in _introduction(verb, job, built):
+        job.console.say(line)
+    _restore(job, built)
+    try:
+        fit(job)
+    except DivergedError as error:
+        diverged = {"status": "diverged", "message": str(error)}
+        write_json(job.folder / "result.json", summary(verb, job, built) | diverged)
+        raise
+    except InterruptedRunError:
+        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: understudy resume {job.folder}")
+        raise
+    result = finish(verb, job, built)
+    with job.measured():
+        student = job.distiller.deployable().eval()
+    job.distiller.close()
+    report = write_run_report(job.folder)
+    job.console.say(headline(result))
+    job.console.say(f"report: {report}")
+    return Run(job.folder, built.config, student, result)
+
+
+def _introduction(verb: str, job: Job, built: Built) -> list[str]:
+    """Returns what is about to happen, with every choice that was made automatically."""
+    config, data, setup = built.config, built.data, built.distiller.setup
+    student = f"{config.student.model} ({count_parameters(setup.student.module):,} parameters)"
+    sizes = f"{len(data.train):,} training images"
+    if data.val is not None:
+        sizes += f", {len(data.val):,} held out"
+    if data.test is not None:
+        sizes += f", {len(data.test):,} test"
+    lines = [f"{verb} {student} on {config.data.name}: {sizes}, {len(data.classes)} classes"]
+    if setup.teacher is not None and config.teacher is not None:
+        size = count_parameters(setup.teacher.module)
+        lines.append(
+            f"teacher {config.teacher.model} ({size:,} parameters), gradients: {config.gradients.align}"
+        )
+    for term in built.distiller.terms:
+        lines.append(f"  term {term.label}: {term.describe()}")
+    train = config.train
+    lines.append(
+        f"{train.epochs} epochs of {job.loader.steps_per_epoch} steps, batch {train.batch_size}, {train.precision}, "
+        f"{train.device}, {train.threads} threads, into {job.folder}"
+    )
+    return lines + [f"note: {note}" for note in built.notes]
+
+
+def _restore(job: Job, built: Built) -> None:
+    """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
+    state = load_checkpoint(job.checkpoint) if job.checkpoint.exists() else None
+    if state is None and job.distiller.needs_prepare:
+        job.console.say("computing the teacher's class means on the training images")
+        job.distiller.prepare(eval_batches(built.data.train, built, job.device))
+    if job.train.ema is not None:
+        job.average = MovingAverage(job.distiller, job.train.ema)
+    if state is not None:
+        job.load(state)
+        job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
+    metrics = job.folder / "metrics.jsonl"
+    lines = [line for line in read_json_lines(metrics) if line["epoch"] <= job.epoch]
+    write_text(metrics, "".join(json_line(line) + "\n" for line in lines))

@@ -1,0 +1,49 @@
+"""The frozen teacher: eval mode, no gradient, tapped, never a submodule of what trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from understudy.interface import Batch, Network, Outputs
+from understudy.taps import Taps
+
+
+class Teacher:
+    """Answers a batch with the roles that the terms read.
+
+    The module is put into eval mode and its parameters are frozen, in place: a teacher does nothing else in the
+    process. It is deliberately no :class:`torch.nn.Module`, so that whatever wraps the student never sees it.
+    """
+
+    def __init__(self, network: Network, roles: Iterable[str], precision: str = "fp32") -> None:
+        self.network = network
+        self.precision = precision
+        self.taps = Taps(network, tuple(roles))
+        self.module.eval().requires_grad_(False)
+
+    @property
+    def module(self) -> nn.Module:
+        """The network itself."""
+        return self.network.module
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """Returns what the teacher shows for the batch's images, in float32 or wider."""
+        images = batch.images
+        with (
+            torch.no_grad(),  # not inference mode: the losses save these tensors for their backward
+            torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
+        ):
+            logits = self.module(images)
+        return {role: widened(tensor) for role, tensor in self.taps.collect(logits).items()}
+
+    def close(self) -> None:
+        """Removes the taps."""
+        self.taps.close()
+
+
+def widened(tensor: torch.Tensor) -> torch.Tensor:
+    """Returns half-precision tensors in float32, others as they are."""
+    return tensor.float() if tensor.element_size() < 4 else tensor

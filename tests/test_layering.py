@@ -11,7 +11,7 @@ LAYERS = (
     ("interface", "nearest", "files", "losses", "gradients", "metrics"),
     ("taps", "heads", "models", "data"),
     ("methods",),
-    ("teacher", "tasks"),
+    ("teacher",),
     ("config",),
     ("engine",),
     ("analysis", "report"),

@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 import understudy as us
+from understudy import run as jobs
 from understudy.engine import loop
 from understudy.files import read_json_lines
 
@@ -264,3 +265,39 @@ def test_two_epochs_on_tin32_reach_eight_times_chance(data_root, tmp_path):
     teacher = us.train(config, quiet=True, output=str(tmp_path / "teacher"), **{"student.model": "wrn_16_2"})
     run = us.distill(config, quiet=True, **{"teacher.weights": str(teacher.path / "student.safetensors")})
     assert run.metrics["last"]["test/acc1"] >= 8.0
+
+
+def test_a_teacher_assistant_chain_runs_link_by_link_and_goes_on_where_it_stopped(digits_config, monkeypatch):
+    teacher = us.train({**digits_config, "output": digits_config["output"] + "-t", "student": {"model": "cnn_small"}},
+                       quiet=True, **{"train.epochs": 1})  # fmt: skip
+    chain = digits_config | {
+        "teacher": {"model": "cnn_small", "weights": str(teacher.path / "student.safetensors")},
+        "assistants": [{"model": "resnet8"}],
+        "train": digits_config["train"] | {"epochs": 1},
+    }
+    begin, begun = jobs._begin, []
+
+    def counted(verb, config, quiet):
+        begun.append((verb, config.teacher.model, config.student.model))
+        if len(begun) == 2:
+            raise us.InterruptedRunError
+        return begin(verb, config, quiet)
+
+    monkeypatch.setattr(jobs, "_begin", counted)
+    with pytest.raises(us.InterruptedRunError):
+        us.distill(chain, quiet=True)
+    run = us.resume(chain["output"], quiet=True)
+    assert begun == [("distill", "cnn_small", "resnet8")] + [("distill", "resnet8", "cnn_tiny")] * 2
+    assert run.path.name == "2-cnn_tiny"
+
+
+def test_generations_teach_each_other(digits_config):
+    born_again = digits_config | {
+        "teacher": None,
+        "generations": 2,
+        "train": digits_config["train"] | {"epochs": 1},
+    }
+    run = us.distill(born_again, quiet=True)
+    first = us.load_config(run.path.parent / "1-cnn_tiny" / "config.yaml")
+    assert first.teacher is None
+    assert run.config.teacher.weights == str(run.path.parent / "1-cnn_tiny" / "student.safetensors")

@@ -45,7 +45,11 @@ def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, m
     first = us.study(plan, quiet=True)
     trained = []
     begin = jobs._begin
-    monkeypatch.setattr(jobs, "_begin", lambda verb, config, quiet: trained.append(config.output) or begin(verb, config, quiet))
+    monkeypatch.setattr(
+        jobs,
+        "_begin",
+        lambda verb, config, quiet: trained.append(config.output) or begin(verb, config, quiet),
+    )
     plan["study"]["seeds"] = [0, 1, 2]
     second = us.study(plan, quiet=True)
     assert len(trained) == 3  # one new seed of the student alone and of both methods

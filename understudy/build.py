@@ -18,7 +18,7 @@ from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
-from understudy.engine.evaluate import answers
+from understudy.engine.evaluate import answers, evaluating
 from understudy.engine.loop import Job
 from understudy.engine.optim import make_optimizer
 from understudy.metrics import correct
@@ -95,24 +95,23 @@ def build(config: Config, device: torch.device) -> Built:
     notes = []
     data = read_data(config.data)
     student = read_model(config.student, data, device)
-    teacher = None
-    if config.teacher is not None:
-        teacher = read_model(config.teacher, data, device)
-        if config.teacher.weights is None and not config.teacher.pretrained:
-            notes.append("the teacher has no weights and answers at random; set teacher.weights")
+    guides = config.guides
+    teachers = {name: read_model(guide, data, device) for name, guide in guides.items()}
+    for name, guide in guides.items():
+        if guide.weights is None and not guide.pretrained:
+            notes.append(f"{name} has no weights and answers at random; give it weights:")
     if config.train.channels_last:
-        student.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if teacher is not None:
-            teacher.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for module in (student, *teachers.values()):
+            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     distiller = Distiller(
         student,
-        teacher,
+        teachers,
         config.losses,
         align=config.gradients.align,
         example=torch.zeros(2, data.channels, *data.image_size, device=device),
         train_targets=targets_as_read(data),
         student_taps=config.student.taps,
-        teacher_taps=config.teacher.taps if config.teacher else None,
+        teacher_taps={name: guide.taps for name, guide in guides.items()},
         precision=config.train.precision,
     )
     augment = augmentation(config.data, data)
@@ -160,8 +159,8 @@ def build_job(
         batches = eval_batches(data.val, built, device)
 
         def measure() -> dict[str, float]:
-            with job.measured():
-                held_out = answers(built.distiller, built.distiller.predict, batches)
+            with job.measured(), evaluating(built.distiller):
+                held_out = answers(built.distiller.predict, batches)
             (right,) = correct(held_out.logits, held_out.target, (1,)).tolist()
             return {"val/acc1": 100 * right / len(held_out.target)}
 

@@ -143,7 +143,13 @@ class Config(_Strict):
     seed: int = Field(default=0, ge=0)
     data: DataConfig
     teacher: ModelConfig | None = None
+    teachers: dict[str, ModelConfig] | None = None
+    """Several teachers by name; a term names its own (``teacher: NAME``) or learns from their mean logits."""
     student: ModelConfig
+    assistants: list[ModelConfig] = []
+    """Networks between teacher and student: each learns from the one before (Mirzadeh et al., AAAI 2020)."""
+    generations: int = Field(default=1, ge=1)
+    """Self-distillation: so many students of one architecture, each teaching the next (Furlanello et al., 2018)."""
     losses: list[dict[str, Any]] = [{"name": "ce"}]
     gradients: GradientsConfig = GradientsConfig()
     train: TrainConfig = TrainConfig()
@@ -154,6 +160,17 @@ class Config(_Strict):
     @classmethod
     def _losses_are_terms(cls, losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [term.spec() for term in build_terms(losses)]
+
+    @model_validator(mode="after")
+    def _one_or_several_teachers(self) -> Config:
+        if self.teacher is not None and self.teachers is not None:
+            raise ValueError("teacher and teachers must not both be given, got both. Keep one of them")
+        return self
+
+    @property
+    def guides(self) -> dict[str, ModelConfig]:
+        """All teachers by name; a single one is called ``teacher``."""
+        return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers or {})
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from torch import nn
 from understudy.build import Built, eval_batches
 from understudy.config import Config
 from understudy.engine.checkpoint import load_checkpoint
-from understudy.engine.evaluate import Answers, answers
+from understudy.engine.evaluate import Answers, answers, evaluating
 from understudy.engine.loop import Job
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
 from understudy.metrics import confusion_matrix, correct, top1_agreement
@@ -36,12 +36,11 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     write_weights(job.folder / "student.safetensors", student, built)
     if built.data.test is not None:
         batches = eval_batches(built.data.test, built, job.device)
-        last = answers(student, student, batches)
+        last = answers(student, batches)
         result["last"] |= accuracy("test", last)
         result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
-        teacher = job.distiller.teacher
-        if teacher is not None:
-            theirs = answers(teacher.module, teacher.module, batches)
+        if job.distiller.guides:
+            theirs = answers(job.distiller.guides.predict, batches)
             result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
         if job.best is not None:
             result["best"] |= accuracy("test", _best_answers(job, batches))
@@ -57,7 +56,7 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
     last = {"epoch": job.epoch} | (
         {"val/acc1": lines[-1]["val/acc1"]} if lines and "val/acc1" in lines[-1] else {}
     )
-    teacher = built.distiller.setup.teacher
+    guides = built.distiller.guides.teachers
     return {
         "format": FORMAT,
         "verb": verb,
@@ -71,8 +70,11 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
         "last": last,
         "best": None if job.best is None else {**job.best, "chosen_on": "val"},
         "teacher": None
-        if config.teacher is None or teacher is None
-        else {"model": config.teacher.model, "parameters": count_parameters(teacher.module)},
+        if not guides
+        else {
+            "model": " + ".join(guide.model for guide in config.guides.values()),
+            "parameters": sum(count_parameters(teacher.module) for teacher in guides.values()),
+        },
     }
 
 
@@ -151,7 +153,8 @@ def _best_answers(job: Job, batches: Any) -> Answers:
     present = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
     try:
         distiller.load_state_dict(load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
-        return answers(distiller, distiller.predict, batches)
+        with evaluating(distiller):
+            return answers(distiller.predict, batches)
     finally:
         distiller.load_state_dict(present)
 

@@ -13,11 +13,11 @@ from typing import Any
 from torch import nn
 
 from understudy.build import Built, build, build_job, eval_batches, process
-from understudy.config import Config, differences, load_config
+from understudy.config import Config, ModelConfig, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.ema import MovingAverage
-from understudy.engine.evaluate import answers
+from understudy.engine.evaluate import answers, evaluating
 from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
 from understudy.files import json_line, locked, read_json_lines, write_json, write_text
 from understudy.methods.term import build_terms
@@ -54,7 +54,7 @@ def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
         ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
     """
     config = load_config(source, overrides)
-    changes: dict[str, Any] = {"teacher": None, "gradients.align": "none"}
+    changes: dict[str, Any] = {"teacher": None, "teachers": None, "gradients.align": "none"}
     if any(term.needs_teacher for term in build_terms(config.losses)):
         changes["losses"] = [{"name": "ce"}]
     return _begin("train", config.replaced(**changes), quiet)
@@ -72,7 +72,9 @@ def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
         ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
     """
     config = load_config(source, overrides)
-    if config.teacher is None:
+    if config.assistants or config.generations > 1:
+        return _chain(config, quiet)
+    if _verb(config) == "train":
         raise ValueError(
             "distill must have a teacher, got none. Add teacher: {model: ..., weights: ...}, or use train"
         )
@@ -91,7 +93,9 @@ def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Run:
             f"resume must be given a run folder, got {path} without a config.yaml. Start one with distill"
         )
     config = load_config(path / "config.yaml", {"output": str(path)})
-    return _begin("train" if config.teacher is None else "distill", config, quiet)
+    if config.assistants or config.generations > 1:
+        return _chain(config, quiet)
+    return _begin(_verb(config), config, quiet)
 
 
 def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[str, float]:
@@ -123,16 +127,68 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
         if built.data.test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
         batches = eval_batches(built.data.test, built, device)
-        measured = answers(built.distiller, built.distiller.predict, batches)
+        with evaluating(built.distiller):
+            measured = answers(built.distiller.predict, batches)
         result = accuracy("test", measured)
-        teacher = built.distiller.teacher
-        if teacher is not None:
-            theirs = answers(teacher.module, teacher.module, batches)
+        if built.distiller.guides:
+            theirs = answers(built.distiller.guides.predict, batches)
             result |= accuracy("teacher", theirs) | agreement(measured, theirs)
     console = Console(quiet=quiet)
     for name, value in result.items():
         console.say(f"{name:<14} {value:6.2f}%")
     return result
+
+
+def finished(config: Config) -> dict[str, Any] | None:
+    """Returns the result of this very job if its output folder holds it, finished."""
+    folder = Path(config.output)
+    if not (folder / "result.json").exists():
+        return None
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    stored = load_config(folder / "config.yaml", {"output": config.output})
+    mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
+    if result["verb"] == "train":  # `train` leaves out the teacher's side
+        for key in ("teacher", "teachers", "losses", "gradients"):
+            del mine[key], theirs[key]
+    return result if result["status"] == "finished" and agrees(mine, theirs) else None
+
+
+def _verb(config: Config) -> str:
+    """Returns whether a config's student learns from labels alone, or from somebody."""
+    alone = not config.guides and all(term.method.label_loss for term in build_terms(config.losses))
+    return "train" if alone else "distill"
+
+
+def _chain(config: Config, quiet: bool) -> Run:
+    """Distils through ``assistants`` or over ``generations``: every link learns from the one before.
+
+    ``output`` becomes a folder of runs, ``1-MODEL``, ``2-MODEL``, ... A link that is finished is not run again, so a
+    chain that was stopped goes on when it is started again, or resumed.
+    """
+    folder = Path(config.output)
+    models = [*config.assistants, *[config.student] * config.generations]
+    link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
+    if folder.is_dir() and (folder / "config.yaml").exists():
+        _stored(folder, config)
+    with locked(folder):
+        write_text(folder / "config.yaml", config.yaml())
+        for number, model in enumerate(models, start=1):
+            output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"
+            job = link.replaced(
+                student=model.model_dump(),
+                teacher=None if teacher is None else teacher.model_dump(),
+                output=str(output),
+            )
+            if teacher is None:  # the first generation of a self-distillation has nobody to learn from
+                job = job.replaced(**{"losses": [{"name": "ce"}], "gradients.align": "none"})
+            Console(quiet=quiet).say(f"— link {number} of {len(models)}: {model.model}")
+            if number == len(models) or finished(job) is None:
+                run = _begin("train" if teacher is None else "distill", job, quiet)
+            teacher = ModelConfig(
+                model=model.model, weights=str(output / "student.safetensors"), taps=model.taps
+            )
+    assert run is not None  # there is at least the student
+    return run
 
 
 def _begin(verb: str, config: Config, quiet: bool) -> Run:
@@ -219,11 +275,8 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
     if data.test is not None:
         sizes += f", {len(data.test):,} test"
     lines = [f"{verb} {student} on {config.data.name}: {sizes}, {len(data.classes)} classes"]
-    if setup.teacher is not None and config.teacher is not None:
-        size = count_parameters(setup.teacher.module)
-        lines.append(
-            f"teacher {config.teacher.model} ({size:,} parameters), gradients: {config.gradients.align}"
-        )
+    for name, teacher in built.distiller.guides.teachers.items():
+        lines.append(f"{name} {config.guides[name].model} ({count_parameters(teacher.module):,} parameters)")
     for term in built.distiller.terms:
         lines.append(f"  term {term.label}: {term.describe()}")
     train = config.train

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from understudy.config import ArmConfig, Config, StudyConfig, agrees, load_config
+from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.files import locked, write_json
 from understudy.methods.presets import PRESETS
 from understudy.metrics import paired_difference, summarise, verdict
 from understudy.nearest import did_you_mean
 from understudy.report import write_study_report
-from understudy.run import Source, distill, train
+from understudy.run import Source, distill, finished, train
 
 METRIC = "test/acc1"
 ALONE = "student alone"
@@ -109,7 +108,7 @@ def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
     if base.teacher.weights is not None or base.teacher.pretrained:
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.model_dump())
-    result = _reuse(own, folder) or train(own, quiet=quiet).metrics
+    result = finished(own) or train(own, quiet=quiet).metrics
     row = _row(TEACHER, own.student.model, "labels", [_entry(base.seed, folder.name, result)])
     return {"weights": str(folder / "student.safetensors"), "row": row}
 
@@ -121,23 +120,8 @@ def _run(
     path = folder / name.replace(" ", "-") / f"seed-{seed}"
     config = base.replaced(seed=seed, output=str(path), **changes)
     Console(quiet=quiet).say(f"— {name}, seed {seed}")
-    result = _reuse(config, path)
-    if result is None:
-        result = (train if verb == "train" else distill)(config, quiet=quiet).metrics
+    result = finished(config) or (train if verb == "train" else distill)(config, quiet=quiet).metrics
     return _entry(seed, str(path.relative_to(folder)), result)
-
-
-def _reuse(config: Config, path: Path) -> dict[str, Any] | None:
-    """Returns the result of a finished run of this very config."""
-    if not (path / "result.json").exists():
-        return None
-    result = json.loads((path / "result.json").read_text(encoding="utf-8"))
-    stored = load_config(path / "config.yaml", {"output": config.output})
-    mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
-    if result["verb"] == "train":  # `train` leaves out the teacher's side
-        for key in ("teacher", "losses", "gradients"):
-            del mine[key], theirs[key]
-    return result if result["status"] == "finished" and agrees(mine, theirs) else None
 
 
 def _entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def test_alignment_is_a_reweighted_cross_entropy_on_the_backbone(align):
     distiller = (
         prepared([{"name": "ce"}, {"name": "dhkd", "weight": 3.0, "head": "linear"}], align).double().eval()
     )
-    distiller.teacher.module.double()
+    distiller.setup.teacher.module.double()
     images, target = batch()
     out = distiller(images.double(), target)
     named = dict(distiller.named_parameters())
@@ -131,7 +131,7 @@ def test_opposed_gradients_give_a_positive_strength(align):
 
 def test_feature_alignment_is_one_backward_of_the_merged_feature_gradient():
     distiller = prepared(LOSSES["dhkd"], "feature").double().eval()
-    distiller.teacher.module.double()
+    distiller.setup.teacher.module.double()
     images, target = batch()
     images = images.double()
     out = distiller(images, target)
@@ -149,7 +149,7 @@ def test_feature_alignment_is_one_backward_of_the_merged_feature_gradient():
 def test_accumulated_parts_give_the_gradient_of_the_whole_batch(align):
     losses = [{"name": "ce"}, {"name": "dhkd", "head": "linear"}]
     whole = prepared(losses, align).double().eval()
-    whole.teacher.module.double()
+    whole.setup.teacher.module.double()
     images, target = batch(12)
     images = images.double()
     whole.backward(whole(images, target))
@@ -181,7 +181,7 @@ def test_the_teacher_is_frozen_and_no_part_of_the_module():
 def test_a_teacher_nobody_reads_is_not_run():
     distiller = prepared([{"name": "ce"}, {"name": "kd", "weight": {"until_epoch": 1}}])
     calls = []
-    distiller.teacher.module.register_forward_hook(lambda *a: calls.append(1))
+    distiller.setup.teacher.module.register_forward_hook(lambda *a: calls.append(1))
     images, target = batch()
     assert set(distiller(images, target, epoch=0).terms) == {"ce", "kd"}
     assert len(calls) == 1
@@ -292,3 +292,44 @@ def test_nothing_is_read_on_the_host_during_a_step():
         with Reads() as reads:
             distiller.backward(distiller(images, target))
         assert reads.count == 0, align
+
+
+def test_several_teachers_are_named_or_averaged():
+    student, one = pair()
+    two = us.create_model("resnet8", 10)
+    images, target = batch()
+    distiller = Distiller(
+        student,
+        {"one": one, "two": two},
+        [{"name": "ce"}, {"name": "kd"}, {"name": "kd", "label": "second", "teacher": "two"}],
+    )
+    out = distiller(images, target)
+    with torch.no_grad():
+        mean = (one(images) + two(images)) / 2
+        torch.testing.assert_close(out.terms["kd"].detach(), us.losses.kd_loss(out.logits, mean))
+        torch.testing.assert_close(out.terms["second"].detach(), us.losses.kd_loss(out.logits, two(images)))
+    distiller.backward(out)
+    with pytest.raises(ValueError, match="Did you mean 'two'"):
+        Distiller(student, {"one": one, "two": two}, [{"name": "kd", "teacher": "tow"}])
+    with pytest.raises(ValueError, match="no mean"):
+        Distiller(student, {"one": one, "two": two}, [{"name": "dino"}])
+
+
+def test_a_teacher_only_one_term_reads_is_asked_only_for_it():
+    student, one = pair()
+    two, calls = us.create_model("resnet8", 10), []
+    two.register_forward_hook(lambda *a: calls.append(1))
+    distiller = Distiller(
+        student,
+        {"one": one, "two": two},
+        [
+            {"name": "kd", "teacher": "one"},
+            {"name": "kd", "label": "b", "teacher": "two", "weight": {"until_epoch": 1}},
+        ],
+    )
+    seen = len(calls)  # the dry run
+    images, target = batch()
+    distiller(images, target, epoch=1)
+    assert len(calls) == seen
+    distiller(images, target, epoch=0)
+    assert len(calls) == seen + 1

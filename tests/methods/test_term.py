@@ -1,7 +1,8 @@
 import pytest
 
 from understudy.methods import METHODS
-from understudy.methods.term import Weight, build_term, build_terms
+from understudy.methods.schedule import Weight
+from understudy.methods.term import build_term, build_terms
 
 
 def test_a_plain_weight_is_constant():
@@ -66,3 +67,46 @@ def test_no_term_at_all_is_refused():
 def test_the_spec_of_a_term_rebuilds_it(name):
     term = build_term({"name": name, "weight": {"value": 0.5, "warmup_epochs": 3}})
     assert build_term(term.spec()) == term
+
+
+def test_a_number_may_move_along_points():
+    term = build_term(
+        {
+            "name": "kd",
+            "temperature": {"points": [[1, 8.0], [5, 4.0]]},
+            "weight": {"points": [[2, 1], [3, 0]]},
+        }
+    )
+    assert [term.method_at(e).temperature for e in (0, 1, 4, 9)] == [8.0, 7.0, 4.0, 4.0]
+    assert [term.weight.at(e) for e in (0, 1, 2, 3)] == [1.0, 1.0, 0.0, 0.0]
+    assert build_term(term.spec()) == term
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([], "growing epochs"),
+        ([[5, 1.0], [2, 2.0]], "growing epochs"),
+        ([[1, 4.0], [9, 0.0]], "greater than 0, got 0"),
+    ],
+)
+def test_points_that_make_no_sense_are_refused(points, message):
+    with pytest.raises(ValueError, match=message):
+        build_term({"name": "kd", "temperature": {"points": points}})
+
+
+def test_a_method_of_your_own_is_named_by_its_import_path(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom understudy import Method\n"
+        "@dataclass(frozen=True, slots=True, kw_only=True)\nclass Gap(Method):\n"
+        "    paper = 'ours'\n    scale: float = 2.0\n"
+        "    def loss(self, student, teacher, batch, heads):\n"
+        "        return self.scale * (student['logits'] - teacher['logits']).abs().mean()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    term = build_term({"name": "mine:Gap", "scale": 3.0})
+    assert (term.label, term.method.scale) == ("Gap", 3.0)
+    assert build_term(term.spec()) == term
+    for wrong in ("mine:Gip", "nowhere:Gap", "json:dumps"):
+        with pytest.raises(ValueError, match="must"):
+            build_term({"name": wrong})

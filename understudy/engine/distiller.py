@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from understudy.engine.backward import Backward, StepOutput
+from understudy.engine.guides import ONLY, Guides, by_name, check_teachers, seen_by
 from understudy.interface import Align, Batch, Network, Outputs, Setup
 from understudy.methods.term import Term, build_terms
 from understudy.models import family, known_roles
 from understudy.taps import Taps, describe, pair_stages, without_hooks
-from understudy.teacher.frozen import Teacher, widened
+from understudy.teacher.frozen import widened
 
 
 class Distiller(nn.Module):
@@ -25,14 +27,16 @@ class Distiller(nn.Module):
 
     Args:
         student: any classifier whose forward maps images to logits.
-        teacher: likewise; ``None`` for terms that need none.
+        teacher: likewise; ``None`` for terms that need none; or several by name. A term then says which one it
+            learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
         align: how the gradients of labels and teacher are merged (METHODS.md section 8).
         example: one image batch, for the dry run that finds the taps; by default zeros at 32×32.
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
             memory an image.
-        student_taps, teacher_taps: module paths by role, where finding them automatically fails.
+        student_taps, teacher_taps: module paths by role, where finding them automatically fails (for several teachers by
+            name).
         precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
         same_family: whether both networks are of one family; by default judged by their classes.
 
@@ -54,7 +58,7 @@ class Distiller(nn.Module):
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None = None,
+        teacher: nn.Module | Mapping[str, nn.Module] | None = None,
         losses: Iterable[Mapping[str, Any]] = ({"name": "ce"},),
         *,
         align: Align = "none",
@@ -62,43 +66,43 @@ class Distiller(nn.Module):
         class_means: Tensor | None = None,
         train_targets: Tensor | None = None,
         student_taps: Mapping[str, str] | None = None,
-        teacher_taps: Mapping[str, str] | None = None,
+        teacher_taps: Mapping[str, Any] | None = None,
         precision: str = "fp32",
         same_family: bool | None = None,
     ) -> None:
         super().__init__()
         terms = build_terms(losses)
-        for term in terms:
-            if term.needs_teacher and teacher is None:
-                raise ValueError(
-                    f"term {term.label!r} must have a teacher, got none. Add a teacher: section, or leave the term out"
-                )
+        modules = by_name(teacher)
+        check_teachers(terms, modules)
         example = _default_example(student) if example is None else example
         self.student = student
         network = describe(student, example, known=known_roles(student), overrides=student_taps)
-        guide = None
-        if teacher is not None:
-            guide = describe(teacher, example, known=known_roles(teacher), overrides=teacher_taps)
-        self.setup = _setup(network, guide, class_means, train_targets, same_family)
-        _check_pair(terms, self.setup)
-        self.terms = tuple(Term(t.label, t.method.resolved(self.setup), t.weight) for t in terms)
-        self.heads = nn.ModuleDict({t.label: t.method.heads(self.setup) for t in self.terms})
+        taps = (teacher_taps or {}) if isinstance(teacher, Mapping) else {ONLY: teacher_taps}
+        guides = {
+            name: describe(module, example, known=known_roles(module), overrides=taps.get(name))
+            for name, module in modules.items()
+        }
+        self._setups = {
+            name: _setup(network, guide, class_means, train_targets, same_family)
+            for name, guide in {**guides, None: next(iter(guides.values()), None)}.items()
+        }
+        for term in terms:
+            _check_pair(term, self._setups[term.teacher])
+        self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
+        self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
         self.heads.to(example.device)
         self.align: Align = align
         self.precision = precision
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {role for t in self.terms for role in t.method.student_taps}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
-        self._teacher: Teacher | None = None
-        if guide is not None:
-            read = {role for t in self.terms for role in t.method.teacher_taps}
-            self._teacher = Teacher(guide, tuple(sorted(read)), precision)
+        self.guides = Guides(guides, self.terms, precision)
         self._backward = Backward(dict(self._trainable()), align)
 
     @property
-    def teacher(self) -> Teacher | None:
-        """The frozen teacher."""
-        return self._teacher
+    def setup(self) -> Setup:
+        """Both networks as an unnamed term sees them (of several teachers the first)."""
+        return self._setups[None]
 
     @property
     def network(self) -> Network:
@@ -126,12 +130,13 @@ class Distiller(nn.Module):
         batch = Batch(images, targets, index, view)
         active = [(term, weight) for term in self.terms if (weight := term.weight.at(epoch)) != 0.0]
         student = self._student(images)
-        teacher: Outputs = {}
-        if self._teacher is not None and any(term.needs_teacher for term, _ in active):
-            teacher = self._teacher(batch)
         logits = self._logits(student)
         shown = {**student, "logits": logits}
-        losses = {t.label: w * t.method.loss(shown, teacher, batch, self._heads(t)) for t, w in active}
+        answers = self.guides.answers([term for term, _ in active], batch)
+        losses = {
+            t.label: w * t.method_at(epoch).loss(shown, seen_by(t, answers), batch, self._heads(t))
+            for t, w in active
+        }
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
@@ -166,12 +171,21 @@ class Distiller(nn.Module):
         Args:
             batches: un-augmented training data: a re-iterable of :class:`Batch` or of ``(images, targets)`` pairs.
         """
+        stream = _Batches(batches)
         for term in self.terms:
             heads = self._heads(term)
             if term.method.needs_prepare(heads):
-                assert self._teacher is not None  # a term that prepares reads the teacher, which was checked
-                stream = (b if isinstance(b, Batch) else Batch(b[0], b[1]) for b in batches)
-                term.method.prepare(self.setup, heads, stream, self._teacher)
+                term.method.prepare(
+                    self._setups[term.teacher],
+                    heads,
+                    stream,
+                    lambda batch, term=term: seen_by(term, self.guides.answers([term], batch)),
+                )
+
+    def start_epoch(self) -> None:
+        """Tells every term that an epoch begins; to be called before its first step, not when resuming within it."""
+        for term in self.terms:
+            term.method.start_epoch(self.network, self._heads(term))
 
     @property
     def needs_prepare(self) -> bool:
@@ -195,8 +209,7 @@ class Distiller(nn.Module):
     def close(self) -> None:
         """Removes all taps from both networks."""
         self._taps.close()
-        if self._teacher is not None:
-            self._teacher.close()
+        self.guides.close()
 
     def _student(self, images: Tensor) -> dict[str, Tensor]:
         if self.precision == "bf16":
@@ -246,28 +259,38 @@ def _setup(
     )
 
 
-def _check_pair(terms: Iterable[Term], setup: Setup) -> None:
+class _Batches:
+    """Batches of any loader, re-iterable as often as a term likes."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.batches:
+            yield batch if isinstance(batch, Batch) else Batch(batch[0], batch[1])
+
+
+def _check_pair(term: Term, setup: Setup) -> None:
     """Refuses a pair whose logits or taps a term could not read."""
-    for term in terms:
-        method = term.method
-        if setup.teacher is not None and "logits" in method.teacher_taps:
-            ours, theirs = setup.student.num_classes, setup.teacher.num_classes
-            if ours != theirs:
+    method = term.method
+    if setup.teacher is not None and "logits" in method.teacher_taps:
+        ours, theirs = setup.student.num_classes, setup.teacher.num_classes
+        if ours != theirs:
+            raise ValueError(
+                f"term {term.label!r} compares logits, so student and teacher must have the same classes, got "
+                f"{ours} and {theirs}. Use a teacher for these classes, or distil features instead"
+            )
+    for side, network, roles in (
+        ("student", setup.student, method.student_taps),
+        ("teacher", setup.teacher, method.teacher_taps),
+    ):
+        for role in roles:
+            if network is not None and "*" not in role and role not in network.shapes:
                 raise ValueError(
-                    f"term {term.label!r} compares logits, so student and teacher must have the same classes, got "
-                    f"{ours} and {theirs}. Use a teacher for these classes, or distil features instead"
+                    f"term {term.label!r} must see {role!r} of the {side}, got none in "
+                    f"{type(network.module).__name__}. Name its module in the config: {side}.taps.{role}. "
+                    f"Found: {', '.join(network.shapes)}"
                 )
-        for side, network, roles in (
-            ("student", setup.student, method.student_taps),
-            ("teacher", setup.teacher, method.teacher_taps),
-        ):
-            for role in roles:
-                if network is not None and "*" not in role and role not in network.shapes:
-                    raise ValueError(
-                        f"term {term.label!r} must see {role!r} of the {side}, got none in "
-                        f"{type(network.module).__name__}. Name its module in the config: {side}.taps.{role}. "
-                        f"Found: {', '.join(network.shapes)}"
-                    )
 
 
 def _default_example(student: nn.Module) -> Tensor:

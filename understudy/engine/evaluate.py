@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +23,18 @@ class Answers:
 
 
 @torch.no_grad()
-def answers(module: nn.Module, predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Answers:
-    """Returns the logits of every image; ``module`` is put into eval mode meanwhile and into its former mode after."""
+def answers(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Answers:
+    """Returns the logits of every image; ``predict`` must be in eval mode."""
+    pairs = [(predict(batch.images).float(), batch.target) for batch in batches]
+    return Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([target for _, target in pairs]))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Puts a module into eval mode, and back into its former one."""
     was_training = module.training
     module.eval()
     try:
-        pairs = [(predict(batch.images).float(), batch.target) for batch in batches]
+        yield
     finally:
         module.train(was_training)
-    return Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([target for _, target in pairs]))

@@ -140,6 +140,8 @@ def _train_epoch(job: Job, meters: Meters) -> None:
     parameters = distiller.trainable_parameters()
     saved = time.monotonic()
     distiller.train()
+    if job.step == 0:
+        distiller.start_epoch()
     for batch in job.loader.epoch(job.epoch, start_step=job.step):
         done = job.epoch * steps + job.step
         torch.manual_seed(

@@ -3,62 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from understudy.methods import METHODS
 from understudy.methods.method import Method
+from understudy.methods.schedule import Points, Weight
 from understudy.nearest import did_you_mean
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """A weight by epoch. All epochs in the fields are 1-based, as in files and text."""
-
-    value: float = 1.0
-    warmup_epochs: int = 0
-    """The weight grows linearly over this many epochs."""
-    warmup_start: Literal[0, 1] = 1
-    """Whether the ramp's epochs count from 1 (DKD, ReviewKD) or from 0 (KD++: the first epoch has weight 0)."""
-    from_epoch: int = 1
-    """First epoch of the term; its ramp counts from here."""
-    until_epoch: int | None = None
-    """Last epoch of the term."""
-    restart_epoch: int | None = None
-    """Epoch after ``until_epoch`` from which the term is back, at full weight."""
-
-    def __post_init__(self) -> None:
-        if self.until_epoch is not None and self.until_epoch < self.from_epoch:
-            raise ValueError(
-                f"a weight must not end before it starts, got from_epoch {self.from_epoch} and until_epoch "
-                f"{self.until_epoch}. Make until_epoch the larger"
-            )
-        if self.restart_epoch is not None and (
-            self.until_epoch is None or self.restart_epoch <= self.until_epoch
-        ):
-            raise ValueError(
-                f"restart_epoch must come after until_epoch, got {self.restart_epoch} and {self.until_epoch}. "
-                "Give both, the restart the larger"
-            )
-        if self.warmup_epochs < 0 or self.from_epoch < 1:
-            raise ValueError(
-                f"warmup_epochs must be at least 0 and from_epoch at least 1, got {self.warmup_epochs} and "
-                f"{self.from_epoch}. Epochs in a config count from 1"
-            )
-
-    def at(self, epoch: int) -> float:
-        """Returns the weight in an epoch (0-based, as in code)."""
-        number = epoch + 1
-        if self.restart_epoch is not None and number >= self.restart_epoch:
-            return self.value
-        if number < self.from_epoch or (self.until_epoch is not None and number > self.until_epoch):
-            return 0.0
-        if self.warmup_epochs == 0:
-            return self.value
-        return self.value * min(1.0, (number - self.from_epoch + self.warmup_start) / self.warmup_epochs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +21,50 @@ class Term:
     """A named, weighted loss."""
 
     label: str
+    name: str
+    """What the config calls the method: a key of ``METHODS``, or ``package.module:Class``."""
     method: Method
+    """As it is in the first epoch."""
     weight: Weight
-
-    @property
-    def name(self) -> str:
-        """The method's config name."""
-        return next(name for name, method in METHODS.items() if method is type(self.method))
+    schedules: Mapping[str, Points] = field(default_factory=dict)
+    """The method's numbers that change by epoch."""
+    teacher: str | None = None
+    """Which of several teachers the term learns from; ``None`` is the only one, or the mean of all."""
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the term reads anything of the teacher."""
         return bool(self.method.teacher_taps)
 
+    def method_at(self, epoch: int) -> Method:
+        """Returns the method with its numbers of an epoch (0-based)."""
+        if not self.schedules:
+            return self.method
+        values = {name: points.at(epoch) for name, points in self.schedules.items()}
+        return dataclasses.replace(self.method, **values)
+
     def describe(self) -> str:
         """Returns the weight and the settings in a few words."""
-        settings = [f"weight {self.weight.value:g}"]
-        settings += [
-            f"{f.name} {value}"
-            for f in dataclasses.fields(Weight)
-            if f.name != "value" and (value := getattr(self.weight, f.name)) != f.default
-        ]
-        settings += [f"{key} {value}" for key, value in dataclasses.asdict(self.method).items()]
-        return ", ".join(settings)
+        entry = self.spec()
+        weight = entry.pop("weight")
+        if isinstance(weight, dict):
+            defaults = dataclasses.asdict(Weight())
+            weight = ", ".join(f"{k} {v}" for k, v in weight.items() if k == "value" or v != defaults[k])
+        rest = [f"{key} {value}" for key, value in entry.items() if key not in ("name", "label")]
+        return ", ".join([f"weight {weight}", *rest])
 
     def spec(self) -> dict[str, Any]:
         """Returns the config entry that rebuilds the term, every default written out."""
         weight = dataclasses.asdict(self.weight)
-        plain = all(weight[f.name] == f.default for f in dataclasses.fields(Weight) if f.name != "value")
-        entry: dict[str, Any] = {"name": self.name, "weight": self.weight.value if plain else weight}
-        if self.label != self.name:
+        plain = weight == dataclasses.asdict(Weight(value=self.weight.value))
+        entry: dict[str, Any] = {"name": self.name, "weight": self.weight.value if plain else _plain(weight)}
+        if self.label != _default_label(self.name):
             entry["label"] = self.label
-        return entry | dataclasses.asdict(self.method)
+        if self.teacher is not None:
+            entry["teacher"] = self.teacher
+        settings = dataclasses.asdict(self.method)
+        settings |= {name: dataclasses.asdict(points) for name, points in self.schedules.items()}
+        return entry | {key: _plain(value) for key, value in settings.items()}
 
 
 def build_terms(specs: Iterable[Mapping[str, Any]]) -> tuple[Term, ...]:
@@ -105,8 +72,8 @@ def build_terms(specs: Iterable[Mapping[str, Any]]) -> tuple[Term, ...]:
 
     Args:
         specs: mappings with ``name``, optional ``weight`` (a number or the fields of :class:`Weight`), optional
-            ``label`` (the term's name in logs; needed only where a method stands twice), and the method's own
-            fields.
+            ``label`` (the term's name in logs; needed only where a method stands twice), optional ``teacher`` (one
+            of several), and the method's own fields, any number of which may be ``{points: ...}``.
 
     Raises:
         ValueError: unknown method or key, a value out of range, a label used twice, no term at all.
@@ -132,23 +99,72 @@ def build_term(spec: Mapping[str, Any], where: str = "losses") -> Term:
     """Returns one term; ``where`` names the place in the error."""
     rest = dict(spec)
     name = rest.pop("name", None)
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(
-            f"{where}.name must be a known method, got {name!r}. {did_you_mean(str(name), METHODS)}"
-        )
-    label = str(rest.pop("label", name))
+    kind = find_method(name, where)
+    label = str(rest.pop("label", _default_label(str(name))))
     if not label.isidentifier():
         raise ValueError(f"{where}.label must be a plain name, got {label!r}. Use letters, digits and _")
-    given = rest.pop("weight", 1.0)
-    weight = _build(Weight, given if isinstance(given, Mapping) else {"value": given}, f"{where}.weight")
-    return Term(label, _build(METHODS[name], rest, f"{where} ({name})"), weight)
+    weight = rest.pop("weight", 1.0)
+    weight = _build(Weight, weight if isinstance(weight, Mapping) else {"value": weight}, f"{where}.weight")
+    teacher = rest.pop("teacher", None)
+    numbers = [f.name for f in dataclasses.fields(kind) if isinstance(f.default, float)]
+    schedules = {
+        key: _build(Points, value, f"{where}.{key}")
+        for key, value in rest.items()
+        if key in numbers and isinstance(value, Mapping)
+    }
+    rest |= {key: points.at(0) for key, points in schedules.items()}
+    method = _build(kind, rest, f"{where} ({name})")
+    for key, schedule in schedules.items():
+        for _, number in schedule.points:  # every number on the way must be one the method takes
+            _build(kind, rest | {key: number}, f"{where} ({name})")
+    return Term(label, str(name), method, weight, schedules, None if teacher is None else str(teacher))
+
+
+def find_method(name: Any, where: str = "losses") -> type[Method]:
+    """Returns the class of a method by its config name.
+
+    Args:
+        name: a key of ``METHODS``, or ``package.module:Class`` for a method of your own.
+        where: the place in the error.
+
+    Raises:
+        ValueError: there is no such method, or the class is none.
+    """
+    if isinstance(name, str) and ":" in name:
+        module, _, attribute = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{where}.name must be a method that can be imported, got {name!r} ({error}). Check PYTHONPATH"
+            ) from None
+        if not (isinstance(found, type) and issubclass(found, Method)):
+            raise ValueError(
+                f"{where}.name must name a subclass of Method, got {name!r}. See CONTRIBUTING.md"
+            )
+        return found
+    if not isinstance(name, str) or name not in METHODS:
+        hint = did_you_mean(str(name), METHODS)
+        raise ValueError(f"{where}.name must be a known method, got {name!r}. {hint}")
+    return METHODS[name]
+
+
+def _default_label(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _plain(value: Any) -> Any:
+    """Returns tuples as lists, as YAML and JSON have them."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
     fields = [f.name for f in dataclasses.fields(kind)]
     for key in values:
         if key not in fields:
-            extra = ["name", "weight", "label"] if issubclass(kind, Method) else []
+            extra = ["name", "weight", "label", "teacher"] if issubclass(kind, Method) else []
             raise ValueError(
                 f"{where} must only have known keys, got {key!r}. {did_you_mean(str(key), fields + extra)}"
             )

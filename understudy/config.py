@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.interface import Align
-from understudy.methods.presets import PRESETS
+from understudy.methods.presets import preset
 from understudy.methods.term import build_terms, first_problem
 from understudy.nearest import did_you_mean
 
@@ -180,12 +180,10 @@ class Config(_Strict):
             return values
         values = dict(values)
         name = values.pop("method")
-        if name not in PRESETS:
-            raise ValueError(f"method must be a preset, got {name!r}. {did_you_mean(str(name), PRESETS)}")
         if "losses" in values:
             raise ValueError("method and losses must not both be given, got both. Keep one of them")
-        preset = PRESETS[name]
-        return {"gradients": {"align": preset.align}, **values, "losses": list(preset.losses)}
+        chosen = preset(str(name), *(_model_at(values, key) for key in ("data", "teacher", "student")))
+        return {"gradients": {"align": chosen.align}, **values, "losses": list(chosen.losses)}
 
     def yaml(self) -> str:
         """Returns the YAML that rebuilds this config, every default written out."""
@@ -374,6 +372,13 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
         raise ConfigError(
             f"override {dotted!r} must name a place in the config, got nothing at {last!r}. Check the path"
         )
+
+
+def _model_at(values: Mapping[str, Any], key: str) -> Any:
+    """Returns the name of the data set or model in plain values, if it is there."""
+    entry = values.get(key)
+    name = entry.get("name" if key == "data" else "model") if isinstance(entry, Mapping) else None
+    return name if isinstance(name, str) else None
 
 
 def _copy(values: Any) -> Any:

@@ -42,7 +42,7 @@ def _presets() -> Table:
     table = _table("presets (method:)", "name", "terms", "align", "source")
     for name, preset in PRESETS.items():
         table.add_row(
-            name, " + ".join(str(term["name"]) for term in preset.losses), preset.align, preset.note
+            name, " + ".join(str(term["name"]) for term in preset.losses), preset.align, preset.source
         )
     return table
 

@@ -13,9 +13,8 @@ from rich.table import Table
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.files import locked, write_json
-from understudy.methods.presets import PRESETS
+from understudy.methods.presets import preset
 from understudy.metrics import paired_difference, summarise, verdict
-from understudy.nearest import did_you_mean
 from understudy.report import write_study_report
 from understudy.run import Source, distill, finished, train
 
@@ -56,7 +55,7 @@ def study(
             "study must have a teacher, got none. Add teacher: {model: ...}; without weights it is trained first"
         )
     began, folder, plan = time.perf_counter(), Path(config.output), config.study or StudyConfig()
-    arms = [_arm(entry) for entry in plan.methods]
+    arms = [_arm(entry, config) for entry in plan.methods]
     with locked(folder):
         base = _single(config)
         teacher = _teacher(base, folder / TEACHER, quiet)
@@ -84,14 +83,13 @@ def study(
     return Study(folder, table)
 
 
-def _arm(entry: str | ArmConfig) -> ArmConfig:
+def _arm(entry: str | ArmConfig, base: Config) -> ArmConfig:
     if isinstance(entry, ArmConfig):
         return entry
-    if entry not in PRESETS:
-        raise ValueError(f"study.methods must name presets, got {entry!r}. {did_you_mean(entry, PRESETS)}")
-    preset = PRESETS[entry]
+    teacher = None if base.teacher is None else base.teacher.model
+    chosen = preset(entry, base.data.name, teacher, base.student.model)
     return ArmConfig.model_validate(
-        {"name": entry, "losses": list(preset.losses), "gradients": {"align": preset.align}}
+        {"name": entry, "losses": list(chosen.losses), "gradients": {"align": chosen.align}}
     )
 
 

@@ -1,12 +1,16 @@
-"""Presets: `method: NAME` in a config stands for a list of terms, with the papers' CIFAR-100 settings."""
+"""Presets: `method: NAME` in a config stands for a list of terms, with the papers' settings for its data and pair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
+import yaml
+
 from understudy.interface import Align
+from understudy.nearest import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,36 +18,55 @@ class Preset:
     """A list of terms and how their gradients are merged."""
 
     losses: tuple[Mapping[str, Any], ...]
-    align: Align = "none"
-    note: str = ""
+    align: Align
+    source: str
     """Where the numbers come from."""
+    pair: str | None = None
+    """The published pair whose settings were taken, ``None`` for the method's general ones."""
 
 
-_CE = {"name": "ce"}
-_RAMP_DKD = {"value": 1.0, "warmup_epochs": 20, "warmup_start": 1}  # DKD counts epochs from 1
-_RAMP_PP = {"value": 1.0, "warmup_epochs": 20, "warmup_start": 0}  # the KD++ family from 0
-_DINO = {"name": "dino", "weight": 1.0}
+_PUBLISHED: dict[str, Any] = yaml.safe_load(
+    resources.files(__package__).joinpath("published.yaml").read_text("utf-8")
+)
 
-PRESETS: dict[str, Preset] = {
-    "binary_kl": Preset(({"name": "binary_kl"},), note="DHKD Figure 2: the teacher's logits alone"),
-    "ce": Preset((_CE,), note="labels alone"),
-    "ce+binary_kl": Preset((_CE, {"name": "binary_kl"}), note="DHKD Figure 2: both losses on one head"),
-    "dhkd": Preset((_CE, {"name": "dhkd"}), align="released", note="DHKD App. F; alpha 1 of {0.5, 1, 2}"),
-    "dhkd++": Preset(
-        (_CE, {"name": "dhkd"}, _DINO), align="released", note="our combination; no published weights"
-    ),
-    "dkd": Preset(
-        (_CE, {"name": "dkd", "weight": _RAMP_DKD}), note="DKD App. A; beta 8, see suggest_dkd_beta"
-    ),
-    "dkd++": Preset(
-        (_CE, {"name": "dkd", "weight": _RAMP_PP}, _DINO), note="KD++ App. A; weights of the pairs differ"
-    ),
-    "dual_head_kd": Preset((_CE, {"name": "dual_head_kd"}), note="DHKD Table 6; weight unpublished"),
-    "kd": Preset(
-        ({"name": "ce", "weight": 0.1}, {"name": "kd", "weight": 0.9}), note="CRD's and DKD's KD: .1, .9, T 4"
-    ),
-    "kd++": Preset(
-        (_CE, {"name": "kd", "weight": _RAMP_PP}, _DINO), note="KD++ App. A; weights of the pairs differ"
-    ),
-    "logit_mse": Preset((_CE, {"name": "logit_mse"}), note="our choice of weight"),
-}
+
+def preset(
+    name: str, dataset: str | None = None, teacher: str | None = None, student: str | None = None
+) -> Preset:
+    """Returns what a preset stands for.
+
+    Args:
+        name: one of ``PRESETS``.
+        dataset: ``imagenet`` takes that column; everything else, and a preset without that column, cifar100's.
+        teacher: the teacher's model, for the settings of a published pair.
+        student: likewise.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in _PUBLISHED:
+        raise ValueError(f"method must be a preset, got {name!r}. {did_you_mean(name, _PUBLISHED)}")
+    entry = _PUBLISHED[name]
+    column = entry[dataset if dataset in entry and dataset != "source" else "cifar100"]
+    networks = tuple(None if model is None else model.rpartition("/")[2] for model in (teacher, student))
+    chosen: Mapping[str, Any] = next((p for p in column.get("pairs", ()) if _fits(p, *networks)), {})
+    losses = tuple(_merged(term, chosen.get(term["name"], {})) for term in column["losses"])
+    pair = f"{chosen['teacher']} to {chosen.get('student', 'any student')}" if chosen else None
+    return Preset(losses, column.get("align", "none"), entry["source"], pair)
+
+
+def _fits(pair: Mapping[str, Any], teacher: str | None, student: str | None) -> bool:
+    return pair["teacher"] == teacher and pair.get("student", student) == student
+
+
+def _merged(term: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a term with a pair's settings; of a weight's schedule only what is given changes."""
+    merged = dict(term)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
+
+
+PRESETS: dict[str, Preset] = {name: preset(name) for name in _PUBLISHED}
+"""Every preset with its general settings."""

@@ -1,0 +1,67 @@
+import pytest
+
+from understudy.config import build_config
+from understudy.methods import METHODS
+from understudy.methods.presets import PRESETS, preset
+from understudy.methods.term import build_terms
+
+
+def terms(*args):
+    return {t["name"]: t for t in preset(*args).losses}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("dataset", ["cifar100", "imagenet"])
+def test_every_preset_builds(name, dataset):
+    assert build_terms(preset(name, dataset).losses)
+
+
+def test_every_pair_of_every_preset_builds():
+    from understudy.methods.presets import _PUBLISHED
+
+    pairs = [
+        (name, dataset, pair)
+        for name, entry in _PUBLISHED.items()
+        for dataset in ("cifar100", "imagenet")
+        for pair in entry.get(dataset, {}).get("pairs", ())
+    ]
+    assert len(pairs) > 50
+    for name, dataset, pair in pairs:
+        chosen = preset(name, dataset, pair["teacher"], pair.get("student", "resnet8"))
+        assert chosen.pair is not None
+        names = {t["name"] for t in chosen.losses}
+        assert set(pair) - {"teacher", "student"} <= names, (name, pair)
+        build_terms(chosen.losses)
+
+
+def test_every_method_of_a_paper_has_a_preset():
+    parts = {t["name"] for p in PRESETS.values() for t in p.losses}
+    only_on_top = {"cosine", "feature_l2", "infonce", "sifn"}  # published on top of KD, weights unpublished
+    assert set(METHODS) - parts == only_on_top
+
+
+def test_published_settings_follow_data_and_pair():
+    assert (
+        terms("dkd", "cifar100", "wrn_40_2", "shufflenet_v1")["dkd"]["beta"] == 6.0
+    )  # the paper's, not the code's 8
+    assert terms("dkd", "imagenet", "torchvision/resnet50", "mobilenet_v1")["dkd"]["beta"] == 2.0
+    assert terms("dkd++", "cifar100", "resnet56", "resnet20")["dkd"]["alpha"] == 2.5
+    kd = terms("kd++", "cifar100", "resnet32x4", "resnet8x4")["kd"]
+    assert kd["weight"] == {"value": 3.5, "warmup_epochs": 20, "warmup_start": 0}
+    assert terms("dhkd", "cifar100", "resnet56", "resnet20")["dhkd"]["weight"] == 0.1
+    assert preset("dhkd", "imagenet").align == "none"
+    assert preset("dhkd", "tin32").align == "released"
+
+
+def test_a_config_takes_the_settings_of_its_pair():
+    config = build_config(
+        {
+            "data": {"name": "cifar100"},
+            "teacher": {"model": "resnet32x4"},
+            "student": {"model": "resnet8x4"},
+            "method": "kd++",
+        },
+        {},
+    )
+    assert config.losses[1]["weight"]["value"] == 3.5
+    assert config.losses[2]["weight"] == 2.0

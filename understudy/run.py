@@ -294,7 +294,7 @@ def _restore(job: Job, built: Built) -> None:
         job.console.say("computing the teacher's class means on the training images")
         job.distiller.prepare(eval_batches(built.data.train, built, job.device))
     if job.train.ema is not None:
-        job.average = MovingAverage(job.distiller, job.train.ema)
+        job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
     if state is not None:
         job.load(state)
         job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))

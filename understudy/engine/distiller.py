@@ -94,7 +94,7 @@ class Distiller(nn.Module):
         self.align: Align = align
         self.precision = precision
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
-        roles = {role for t in self.terms for role in t.method.student_taps}
+        roles = {"logits"} | {role for t in self.terms for role in t.method.student_taps}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
         self.guides = Guides(guides, self.terms, precision)
         self._backward = Backward(dict(self._trainable()), align)
@@ -133,10 +133,10 @@ class Distiller(nn.Module):
         logits = self._logits(student)
         shown = {**student, "logits": logits}
         answers = self.guides.answers([term for term, _ in active], batch)
-        losses = {
-            t.label: w * t.method_at(epoch).loss(shown, seen_by(t, answers), batch, self._heads(t))
-            for t, w in active
-        }
+        losses = {}
+        for term, weight in active:
+            seen = seen_by(term, answers) if term.reads_teacher else {}
+            losses[term.label] = weight * term.method_at(epoch).loss(shown, seen, batch, self._heads(term))
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
@@ -179,7 +179,7 @@ class Distiller(nn.Module):
                     self._setups[term.teacher],
                     heads,
                     stream,
-                    lambda batch, term=term: seen_by(term, self.guides.answers([term], batch)),
+                    self.guides.of(term),
                 )
 
     def start_epoch(self) -> None:
@@ -205,6 +205,11 @@ class Distiller(nn.Module):
         if self._replacing is not None:
             return without_hooks(self._replacing.method.deploy(self.network, self._heads(self._replacing)))
         return without_hooks(self.student)
+
+    def deployed_names(self) -> list[str]:
+        """Returns the names in ``state_dict()`` of what is measured and deployed: not banks, not throw-away heads."""
+        kept = ["student."] + ([f"heads.{self._replacing.label}."] if self._replacing is not None else [])
+        return [name for name in self.state_dict() if name.startswith(tuple(kept))]
 
     def close(self) -> None:
         """Removes all taps from both networks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,16 +10,24 @@ from torch import Tensor, nn
 
 
 class MovingAverage:
-    """Keeps ``decay``-weighted averages of all floating parameters and buffers; other buffers are copied.
+    """Keeps ``decay``-weighted averages of floating parameters and buffers; other buffers are copied.
 
     The average follows the weights from their initial values; there is no bias correction, since it starts from a state
     that is itself a model.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: nn.Module, decay: float, names: Iterable[str] | None = None) -> None:
+        """Starts from the module's present state.
+
+        Args:
+            module: whose state is averaged.
+            decay: share of the old average that is kept in a step, 0 to 1.
+            names: entries of the state to average; all by default.
+        """
         self.module = module
         self.decay = decay
-        self.average = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+        state = module.state_dict()
+        self.average = {name: state[name].detach().clone() for name in (state if names is None else names)}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -37,7 +45,7 @@ class MovingAverage:
     def applied(self) -> Iterator[None]:
         """Lends the averaged state to the module."""
         state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        self.module.load_state_dict(self.average)
+        self.module.load_state_dict(state | self.average)
         try:
             yield
         finally:

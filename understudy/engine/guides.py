@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.interface import Batch, Network, Outputs
+from understudy.methods.method import TeacherPass
 from understudy.methods.term import Term
 from understudy.nearest import did_you_mean
 from understudy.teacher.frozen import Teacher
@@ -30,10 +31,19 @@ class Guides:
 
     def answers(self, terms: Iterable[Term], batch: Batch) -> dict[str, Outputs]:
         """Returns what the teachers show that these terms read; a teacher nobody reads is not run."""
-        asked = {term.teacher for term in terms if term.needs_teacher}
+        asked = {term.teacher for term in terms if term.reads_teacher}
         return {
             name: teacher(batch) for name, teacher in self.teachers.items() if name in asked or None in asked
         }
+
+    def of(self, term: Term) -> TeacherPass:
+        """Returns how a term asks its teacher while it prepares."""
+
+        def ask(batch: Batch) -> Outputs:
+            names = self.teachers if term.teacher is None else (term.teacher,)
+            return seen_by(term, {name: self.teachers[name](batch) for name in names})
+
+        return ask
 
     def predict(self, images: Tensor) -> Tensor:
         """Returns the logits ``(B, C)`` that a term without a ``teacher:`` would see."""
@@ -49,8 +59,6 @@ class Guides:
 
 def seen_by(term: Term, answers: Mapping[str, Outputs]) -> Outputs:
     """Returns what a term sees: its named teacher, the only one, or the mean logits of all."""
-    if not term.needs_teacher:
-        return {}
     if term.teacher is not None:
         return answers[term.teacher]
     if len(answers) == 1:
@@ -79,7 +87,7 @@ def check_teachers(terms: Iterable[Term], teachers: Mapping[str, nn.Module]) -> 
             raise ValueError(
                 f"term {term.label!r} must have a teacher, got none. Add a teacher: section, or leave the term out"
             )
-        beyond = sorted(set(term.method.teacher_taps) - {"logits"})
+        beyond = sorted({*term.method.teacher_taps, *term.method.prepare_taps} - {"logits"})
         if term.teacher is None and len(teachers) > 1 and beyond:
             raise ValueError(
                 f"term {term.label!r} reads {', '.join(beyond)}, of which several teachers have no mean, got "
@@ -89,4 +97,10 @@ def check_teachers(terms: Iterable[Term], teachers: Mapping[str, nn.Module]) -> 
 
 def _roles_of(name: str, terms: Iterable[Term]) -> tuple[str, ...]:
     """Returns the roles that any term reads of one teacher."""
-    return tuple(sorted({role for t in terms if t.teacher in (None, name) for role in t.method.teacher_taps}))
+    read = {
+        r
+        for t in terms
+        if t.teacher in (None, name)
+        for r in (*t.method.teacher_taps, *t.method.prepare_taps)
+    }
+    return tuple(sorted(read))

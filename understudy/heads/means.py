@@ -46,7 +46,7 @@ class ClassMeans(nn.Module):
         """
         if not self.ready:
             raise ValueError(
-                "the dino-loss must know the teacher's class means, got none. "
+                "this term must know the teacher's class means, got none. "
                 "Pass class_means= or call distiller.prepare(loader) before training"
             )
         return self.means

@@ -1,15 +1,18 @@
-"""The projector of the dino-loss: the student's feature in the teacher's width."""
+"""The projector of the losses on feature vectors: the student's feature in the teacher's width."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import nn
 
+from understudy.interface import Setup
 
-def feature_projector(
-    in_features: int, out_features: int, kind: Literal["released", "paper"] = "released"
-) -> nn.Module:
+Projector: TypeAlias = Literal["released", "paper"]
+"""The projector of KD++'s released code, or of its paper."""
+
+
+def feature_projector(in_features: int, out_features: int, kind: Projector = "released") -> nn.Module:
     """Returns the projection of a feature vector; the identity where both widths agree.
 
     Args:
@@ -30,3 +33,12 @@ def feature_projector(
     if kind == "paper":
         return nn.Sequential(linear, nn.BatchNorm1d(out_features))
     return nn.Sequential(nn.BatchNorm1d(in_features), nn.Dropout(0.5), linear)
+
+
+def student_projector(setup: Setup, kind: Projector) -> nn.Module:
+    """Returns :func:`feature_projector` from the student's feature to the teacher's.
+
+    Raises:
+        ValueError: a network has no linear head, so that it has no feature either.
+    """
+    return feature_projector(setup.student.classifier.in_features, setup.guide.classifier.in_features, kind)

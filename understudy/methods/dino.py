@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from understudy.heads.means import ClassMeans, mean_features
-from understudy.heads.projector import feature_projector
+from understudy.heads.projector import Projector, student_projector
 from understudy.interface import Batch, NonNegative, Outputs, Setup
 from understudy.losses.dino import dino
+from understudy.methods.means import MeansSource, class_means, class_means_head, fill_class_means
 from understudy.methods.method import Method, TeacherPass
 
 
@@ -28,15 +28,17 @@ class Dino(Method):
 
     teacher_norm_scale: NonNegative = 1.0
     class_balanced: bool = False
-    projector: Literal["released", "paper"] = "released"
+    projector: Projector = "released"
+    means: MeansSource = "class_means"
+    correct_only: bool = False
+    """Whether images that the teacher gets wrong are left out of the class means."""
 
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the projector (the identity for equal widths) and the teacher's class means."""
-        student, teacher = setup.student.classifier.in_features, setup.guide.classifier.in_features
         return nn.ModuleDict(
             {
-                "project": feature_projector(student, teacher, self.projector),
-                "means": ClassMeans(setup.num_classes, teacher, setup.class_means),
+                "project": student_projector(setup, self.projector),
+                "means": class_means_head(setup, self.means),
             }
         )
 
@@ -47,11 +49,8 @@ class Dino(Method):
     def prepare(
         self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
     ) -> None:
-        """Averages the teacher's feature over each class, images as they are (METHODS.md section 4)."""
-        features = ((teacher(batch)["feature"], batch.target) for batch in batches)
-        class_means(heads).fill(
-            mean_features(features, setup.num_classes, setup.guide.classifier.in_features)
-        )
+        """Fills the class means from the teacher's features."""
+        fill_class_means(setup, heads, batches, teacher, self.correct_only)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of 1 - <f_s, e_y>/max(‖f_s‖, scale·‖f_t‖)."""
@@ -63,10 +62,3 @@ class Dino(Method):
             self.teacher_norm_scale,
             self.class_balanced,
         )
-
-
-def class_means(heads: nn.ModuleDict) -> ClassMeans:
-    """Returns the term's class means, for the type checker's eyes too."""
-    means = heads["means"]
-    assert isinstance(means, ClassMeans)
-    return means

@@ -81,7 +81,7 @@ def _another(student: nn.Module) -> nn.Module:
                 f"dml's peer 'same' must be initialised anew, got {type(module).__name__} at {name!r}, which has no "
                 "reset_parameters(). Name a model in dml.peers"
             )
-        module.reset_parameters()
+        module.reset_parameters()  # pyright: ignore[reportCallIssue]
     for module in peer.modules():  # the zoo's and torchvision's own choice for convolutions before ReLUs
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -30,6 +30,8 @@ class Method(ABC):
     """Roles read from the student; ``stage_*`` and ``preact_*`` stand for all paired stages."""
     teacher_taps: ClassVar[tuple[str, ...]] = ("logits",)
     """Roles read from the teacher; empty for a term that needs none."""
+    prepare_taps: ClassVar[tuple[str, ...]] = ()
+    """Roles read from the teacher in :meth:`prepare` only; with no ``teacher_taps`` it is not run in a step."""
     uses_labels: ClassVar[bool] = False
     """Whether the loss reads ``batch.target``."""
     label_loss: ClassVar[bool] = False
@@ -60,6 +62,9 @@ class Method(ABC):
         """Returns whether :meth:`prepare` has work to do (a resumed or pre-filled head has none)."""
         del heads
         return False
+
+    def start_epoch(self, student: Network, heads: nn.ModuleDict) -> None:  # noqa: B027 (empty on purpose, too)
+        """Looks at the student as it is before the first step of an epoch; a run resumed within one skips it."""
 
     @abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:

@@ -33,7 +33,12 @@ class Term:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether the term reads anything of the teacher."""
+        """Whether there must be a teacher for the term."""
+        return bool(self.method.teacher_taps or self.method.prepare_taps)
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the term reads the teacher in every step, not only while it prepares."""
         return bool(self.method.teacher_taps)
 
     def method_at(self, epoch: int) -> Method:

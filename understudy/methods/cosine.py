@@ -1,0 +1,58 @@
+"""Cosine: the direction of the student's feature against its class's mean, norms left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.heads.projector import Projector, student_projector
+from understudy.interface import Batch, Outputs, Setup
+from understudy.losses.direction import cosine_direction
+from understudy.methods.means import MeansSource, class_means, class_means_head, fill_class_means
+from understudy.methods.method import Method, TeacherPass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CosineDirection(Method):
+    """One minus the cosine between the feature and the teacher's mean of its class."""
+
+    paper: ClassVar[str] = (
+        "Wang et al., Improving Knowledge Distillation via Regularizing Feature Direction and Norm, ECCV 2024, Eq. 1"
+    )
+    student_taps: ClassVar[tuple[str, ...]] = ("feature",)
+    teacher_taps: ClassVar[tuple[str, ...]] = ()
+    prepare_taps: ClassVar[tuple[str, ...]] = ("feature",)
+    uses_labels: ClassVar[bool] = True
+
+    class_balanced: bool = False
+    projector: Projector = "released"
+    means: MeansSource = "class_means"
+    correct_only: bool = False
+    """Whether images that the teacher gets wrong are left out of the class means."""
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the projector (the identity for equal widths) and the teacher's class means."""
+        return nn.ModuleDict(
+            {
+                "project": student_projector(setup, self.projector),
+                "means": class_means_head(setup, self.means),
+            }
+        )
+
+    def needs_prepare(self, heads: nn.ModuleDict) -> bool:
+        """Returns whether the class means are still missing."""
+        return not class_means(heads).ready
+
+    def prepare(
+        self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
+    ) -> None:
+        """Fills the class means from the teacher's features."""
+        fill_class_means(setup, heads, batches, teacher, self.correct_only)
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the mean of 1 - cos(f_s, c_y)."""
+        feature = heads["project"](student["feature"])
+        return cosine_direction(feature, class_means(heads)(), batch.target, self.class_balanced)

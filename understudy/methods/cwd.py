@@ -1,0 +1,50 @@
+"""CWD: where in the last map each channel looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.heads.shapes import map_shape
+from understudy.heads.tokens import as_map
+from understudy.interface import Batch, Outputs, Positive, Setup
+from understudy.losses.cwd import cwd_loss
+from understudy.losses.shapes import pool_larger
+from understudy.methods.method import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CWD(Method):
+    """KL divergence of the channels' softmaxes over space, at the last map.
+
+    A 1×1 projector stands in between where the channels differ; the larger map is pooled. The paper distils
+    segmentation; for classification nothing is published.
+    """
+
+    paper: ClassVar[str] = "Shu et al., Channel-wise Knowledge Distillation for Dense Prediction, ICCV 2021"
+    student_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
+    teacher_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
+
+    temperature: Positive = 4.0
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the projector, the identity for equal channels.
+
+        Raises:
+            ValueError: the maps are of one pixel, over which every softmax is 1.
+        """
+        ours, theirs = map_shape(setup.student, "stage_last"), map_shape(setup.guide, "stage_last")
+        if min(ours[1], theirs[1]) * min(ours[2], theirs[2]) == 1:
+            raise ValueError(
+                f"cwd must compare maps of two pixels or more, got student {ours} and teacher {theirs}. "
+                "Name an earlier map as stage_last in the config (taps), or use larger images"
+            )
+        project = nn.Identity() if ours[0] == theirs[0] else nn.Conv2d(ours[0], theirs[0], 1)
+        return nn.ModuleDict({"project": project})
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns τ² KL(p_t ‖ p_s) over space, averaged over channels."""
+        ours, theirs = pool_larger(as_map(student["stage_last"]), as_map(teacher["stage_last"]))
+        return cwd_loss(heads["project"](ours), theirs, self.temperature)

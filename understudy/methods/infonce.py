@@ -1,0 +1,58 @@
+"""InfoNCE: the student's feature nearer to its class's mean than to any other class's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.heads.projector import Projector, student_projector
+from understudy.interface import Batch, Outputs, Setup
+from understudy.losses.direction import infonce_direction
+from understudy.methods.means import MeansSource, class_means, class_means_head, fill_class_means
+from understudy.methods.method import Method, TeacherPass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoNCEDirection(Method):
+    """Cross-entropy of the cosines to all class means against the label; there is no temperature."""
+
+    paper: ClassVar[str] = (
+        "Wang et al., Improving Knowledge Distillation via Regularizing Feature Direction and Norm, ECCV 2024, Eq. 2"
+    )
+    student_taps: ClassVar[tuple[str, ...]] = ("feature",)
+    teacher_taps: ClassVar[tuple[str, ...]] = ()
+    prepare_taps: ClassVar[tuple[str, ...]] = ("feature",)
+    uses_labels: ClassVar[bool] = True
+
+    class_balanced: bool = False
+    projector: Projector = "released"
+    means: MeansSource = "class_means"
+    correct_only: bool = False
+    """Whether images that the teacher gets wrong are left out of the class means."""
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the projector (the identity for equal widths) and the teacher's class means."""
+        return nn.ModuleDict(
+            {
+                "project": student_projector(setup, self.projector),
+                "means": class_means_head(setup, self.means),
+            }
+        )
+
+    def needs_prepare(self, heads: nn.ModuleDict) -> bool:
+        """Returns whether the class means are still missing."""
+        return not class_means(heads).ready
+
+    def prepare(
+        self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
+    ) -> None:
+        """Fills the class means from the teacher's features."""
+        fill_class_means(setup, heads, batches, teacher, self.correct_only)
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the mean cross-entropy of cos(f_s, c_k)."""
+        feature = heads["project"](student["feature"])
+        return infonce_direction(feature, class_means(heads)(), batch.target, self.class_balanced)

@@ -1,0 +1,44 @@
+"""TTM and WTTM: the teacher is tempered, the student is not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from understudy.interface import Batch, Outputs, Positive
+from understudy.losses.ttm import ttm_loss, wttm_loss
+from understudy.methods.method import Method
+
+_PAPER = "Zheng and Yang, Knowledge Distillation Based on Transformed Teacher Matching, ICLR 2024"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TTM(Method):
+    """KL divergence from a power of the teacher's probabilities to the student's plain ones.
+
+    Logits cannot be standardised here: the point is that the probabilities the student is deployed with are the ones
+    that are matched.
+    """
+
+    paper: ClassVar[str] = _PAPER
+
+    gamma: Positive = 0.1
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns KL(p_t^γ normalised ‖ p_s)."""
+        return ttm_loss(student["logits"], teacher["logits"], self.gamma)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WTTM(Method):
+    """TTM in which a sample weighs the more, the less certain the teacher is of it."""
+
+    paper: ClassVar[str] = _PAPER
+
+    gamma: Positive = 0.2
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the mean of Σ p_t^γ · KL(p_t^γ normalised ‖ p_s)."""
+        return wttm_loss(student["logits"], teacher["logits"], self.gamma)

@@ -18,7 +18,7 @@ LAYERS = (
     ("build",),
     ("result",),
     ("run",),
-    ("study", "predict", "init", "listing"),
+    ("study", "predict", "export", "init", "listing"),
     ("demo",),
     ("cli",),
     ("__init__", "__main__"),

@@ -17,6 +17,7 @@ import understudy as us
 from understudy import run as jobs
 from understudy.engine import loop
 from understudy.files import read_json_lines
+from understudy.predict import load_predictor
 
 
 def weights(folder):
@@ -301,3 +302,16 @@ def test_generations_teach_each_other(digits_config):
     first = us.load_config(run.path.parent / "1-cnn_tiny" / "config.yaml")
     assert first.teacher is None
     assert run.config.teacher.weights == str(run.path.parent / "1-cnn_tiny" / "student.safetensors")
+
+
+@pytest.mark.parametrize("method", ["simkd", "ijckd"])
+def test_a_model_with_the_teachers_classifier_is_measured_shipped_and_used_as_one(
+    digits_config, tmp_path, method
+):
+    config = digits_config | {"losses": [{"name": method}], "gradients": {}}
+    run = us.distill(config, quiet=True, **{"train.epochs": 1})
+    assert run.metrics["parameters"] == sum(p.numel() for p in run.student.parameters())
+    assert us.evaluate(run.path, quiet=True)["test/acc1"] == run.metrics["last"]["test/acc1"]
+    predictor = load_predictor(run.path)
+    images = torch.randn(4, 1, 8, 8)
+    torch.testing.assert_close(predictor.module(images), run.student(images))

@@ -12,7 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from understudy.data.decode import decode
-from understudy.models import create_model
+from understudy.methods.deployment import deployed_model
+from understudy.methods.term import build_term
+from understudy.models import create_model, load_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +93,22 @@ def load_predictor(source: str | Path) -> Predictor:
             f"weights must say what they are, got {path} without {', '.join(missing)}. Give a run's weights"
         )
     classes = tuple(json.loads(about["classes"]))
-    module = create_model(
-        about["model"], num_classes=len(classes), in_channels=int(about["channels"]), weights=str(path)
-    )
-    mean, std = tuple(json.loads(about["mean"])), tuple(json.loads(about["std"]))
     height, width = json.loads(about["image_size"])
-    return Predictor(module.eval(), classes, mean, std, (height, width), int(about["channels"]))
+    channels = int(about["channels"])
+    module = create_model(about["model"], num_classes=len(classes), in_channels=channels)
+    if "deployed" in about:
+        parts = json.loads(about["deployed"])
+        module = deployed_model(
+            build_term(parts["term"]).method,
+            module,
+            create_model(parts["teacher"], num_classes=len(classes), in_channels=channels),
+            torch.zeros(2, channels, height, width),
+            student_taps=parts["taps"][0],
+            teacher_taps=parts["taps"][1],
+        )
+    load_weights(module, path)
+    mean, std = tuple(json.loads(about["mean"])), tuple(json.loads(about["std"]))
+    return Predictor(module.eval(), classes, mean, std, (height, width), channels)
 
 
 def predict(source: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:

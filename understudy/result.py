@@ -33,6 +33,7 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     result = summary(verb, job, built)
     with job.measured():
         student = job.distiller.deployable().eval()
+    result["parameters"] = count_parameters(student)
     write_weights(job.folder / "student.safetensors", student, built)
     if built.data.test is not None:
         batches = eval_batches(built.data.test, built, job.device)
@@ -116,6 +117,16 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
+    replacing = built.distiller.replacing
+    if replacing is not None:  # more than the student is shipped: how to build it
+        guide = config.guides[replacing.teacher or next(iter(config.guides))]
+        about["deployed"] = json.dumps(
+            {
+                "term": replacing.spec(),
+                "teacher": guide.model,
+                "taps": [dict(config.student.taps), dict(guide.taps)],
+            }
+        )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     content = save(tensors, metadata=about)
     write_atomic(path, lambda file: file.write(content))

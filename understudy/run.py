@@ -17,10 +17,11 @@ from understudy.config import Config, ModelConfig, agrees, differences, load_con
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.ema import MovingAverage
-from understudy.engine.evaluate import answers, evaluating
+from understudy.engine.evaluate import answers
 from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
 from understudy.files import json_line, locked, read_json_lines, write_json, write_text
 from understudy.methods.term import build_terms
+from understudy.models import load_weights
 from understudy.report import write_run_report
 from understudy.result import accuracy, agreement, count_parameters, environment, finish, headline, summary
 
@@ -113,22 +114,24 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
     Raises:
         ValueError: the run is not finished, or the data have no test images.
     """
+    weights = None
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
-        folder = Path(source)
-        source = folder / "config.yaml"
-        if not (folder / "student.safetensors").exists():
+        weights = Path(source) / "student.safetensors"
+        if not weights.exists():
             raise ValueError(
-                f"evaluate must be given a finished run, got {folder} without student.safetensors. Resume it"
+                f"evaluate must be given a finished run, got {source} without student.safetensors. Resume it"
             )
-        overrides = {"student.weights": str(folder / "student.safetensors"), **overrides}
+        source = Path(source) / "config.yaml"
     config = load_config(source, overrides)
     with process(config) as device:
         built = build(config, device)
         if built.data.test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
         batches = eval_batches(built.data.test, built, device)
-        with evaluating(built.distiller):
-            measured = answers(built.distiller.predict, batches)
+        student = built.distiller.deployable().eval()
+        if weights is not None:
+            load_weights(student, weights)
+        measured = answers(student, batches)
         result = accuracy("test", measured)
         if built.distiller.guides:
             theirs = answers(built.distiller.guides.predict, batches)
@@ -291,7 +294,7 @@ def _restore(job: Job, built: Built) -> None:
     """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
     state = load_checkpoint(job.checkpoint) if job.checkpoint.exists() else None
     if state is None and job.distiller.needs_prepare:
-        job.console.say("computing the teacher's class means on the training images")
+        job.console.say("one pass over the training images for what the terms must know of them")
         job.distiller.prepare(eval_batches(built.data.train, built, job.device))
     if job.train.ema is not None:
         job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())

@@ -35,8 +35,8 @@ class Distiller(nn.Module):
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
             memory an image.
-        student_taps, teacher_taps: module paths by role, where finding them automatically fails (for several teachers by
-            name).
+        student_taps, teacher_taps: module paths by role, where finding them automatically fails (for several
+            teachers by name).
         precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
         same_family: whether both networks are of one family; by default judged by their classes.
 
@@ -103,6 +103,11 @@ class Distiller(nn.Module):
     def setup(self) -> Setup:
         """Both networks as an unnamed term sees them (of several teachers the first)."""
         return self._setups[None]
+
+    @property
+    def replacing(self) -> Term | None:
+        """The term whose classifier is deployed instead of the student's own, if there is one."""
+        return self._replacing
 
     @property
     def network(self) -> Network:

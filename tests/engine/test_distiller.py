@@ -333,3 +333,32 @@ def test_a_teacher_only_one_term_reads_is_asked_only_for_it():
     assert len(calls) == seen
     distiller(images, target, epoch=0)
     assert len(calls) == seen + 1
+
+
+def test_images_without_labels_serve_the_terms_that_need_none():
+    images, _ = batch()
+    distiller = prepared([{"name": "kd"}, {"name": "dhkd"}])
+    distiller.backward(distiller(images, None))
+    with pytest.raises(ValueError, match="'ce' must have labels"):
+        prepared([{"name": "ce"}, {"name": "kd"}])(images, None)
+
+
+@pytest.mark.parametrize(
+    ("losses", "message"),
+    [
+        ([{"name": "simkd"}, {"name": "ijckd"}], "only one term may replace"),
+        ([{"name": "at", "stages": [[1, 9]]}], "stage_9"),
+        ([{"name": "crd"}], "label of every training image"),
+        ([{"name": "kd", "weight": {"from_epoch": 5, "until_epoch": 2}}], "must not end before it starts"),
+    ],
+)
+def test_wrong_use_of_a_method_is_one_clear_error(losses, message):
+    with pytest.raises(ValueError, match=message) as error:
+        prepared(losses)
+    assert "\n" not in str(error.value)
+
+
+def test_crd_without_sample_indices_is_refused():
+    images, target = batch()
+    with pytest.raises(ValueError, match="without index"):
+        prepared([{"name": "crd"}], train_targets=target)(images, target)

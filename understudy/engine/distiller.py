@@ -117,7 +117,7 @@ class Distiller(nn.Module):
     def forward(
         self,
         images: Tensor,
-        targets: Tensor,
+        targets: Tensor | None,
         *,
         index: Tensor | None = None,
         view: Tensor | None = None,
@@ -127,13 +127,20 @@ class Distiller(nn.Module):
 
         Args:
             images: ``(B, C, H, W)``, normalised.
-            targets: ``(B,)`` int64.
+            targets: ``(B,)`` int64; ``None`` for images without labels, which only some terms can use.
             index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
         """
-        batch = Batch(images, targets, index, view)
         active = [(term, weight) for term in self.terms if (weight := term.weight.at(epoch)) != 0.0]
+        if targets is None:
+            for term, _ in active:
+                if term.method.uses_labels:
+                    raise ValueError(
+                        f"term {term.label!r} must have labels, got images without. Leave it out for them"
+                    )
+            targets = torch.full((len(images),), -1, device=images.device)
+        batch = Batch(images, targets, index, view)
         student = self._student(images)
         logits = self._logits(student)
         shown = {**student, "logits": logits}

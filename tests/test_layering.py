@@ -18,7 +18,7 @@ LAYERS = (
     ("build",),
     ("result",),
     ("run",),
-    ("study", "predict", "export", "init", "listing"),
+    ("study", "predict", "exports", "init", "listing"),
     ("demo",),
     ("cli",),
     ("__init__", "__main__"),

@@ -19,6 +19,7 @@ from understudy.engine.backward import StepOutput as StepOutput
 from understudy.engine.distiller import Distiller as Distiller
 from understudy.engine.loop import DivergedError as DivergedError
 from understudy.engine.loop import InterruptedRunError as InterruptedRunError
+from understudy.exports import export as export
 from understudy.interface import Batch as Batch
 from understudy.interface import Network as Network
 from understudy.interface import Outputs as Outputs

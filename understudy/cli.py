@@ -37,11 +37,15 @@ def distill(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = Fals
     run.distill(config, quiet=quiet, **_parsed(overrides))
 
 
-def resume(run_folder: RunFolder, quiet: Quiet = False) -> None:
+def resume(
+    run_folder: RunFolder,
+    previous: Annotated[bool, typer.Option("--previous", help="From the checkpoint before the last")] = False,
+    quiet: Quiet = False,
+) -> None:
     """Take an interrupted run to its end, exactly."""
     from understudy import run
 
-    run.resume(run_folder, quiet=quiet)
+    run.resume(run_folder, previous=previous, quiet=quiet)
 
 
 def evaluate(
@@ -92,6 +96,18 @@ def predict(
         else:
             named = zip(answer.classes, answer.probabilities, strict=True)
             print(f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named))
+
+
+def export(
+    run_folder: RunFolder,
+    to: Annotated[list[str] | None, typer.Option("--to", help="safetensors, pt2, onnx, int8 or all")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; by default RUN/export")] = None,  # noqa: UP045
+    quiet: Quiet = False,
+) -> None:
+    """Write a run's model for deployment, checked against the trained one."""
+    from understudy.exports import export as run_export
+
+    run_export(run_folder, tuple(to or ["all"]), out, quiet=quiet)
 
 
 def report(
@@ -153,6 +169,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "study": study,
     "report": report,
     "init": init,

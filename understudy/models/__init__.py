@@ -13,6 +13,8 @@ from torch import nn
 from understudy.models.adapters import build, imported_model, timm_model, torchvision_model
 from understudy.models.mobilenet_v1 import MobileNetV1
 from understudy.models.mobilenet_v2 import MobileNetV2
+from understudy.models.onnx import load_onnx as load_onnx
+from understudy.models.program import load_program as load_program
 from understudy.models.resnet import ResNet
 from understudy.models.resnet18 import BasicBlock, Bottleneck, ResNetFourStage
 from understudy.models.shufflenet_v1 import ShuffleNetV1
@@ -121,7 +123,8 @@ def create_model(
     """Returns a network by name, in training mode; nothing is downloaded unless ``pretrained``.
 
     Args:
-        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, or ``package.module:factory``.
+        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, ``package.module:factory``, or a file: a
+            ``torch.export`` program (``.pt2``) or an ONNX file, as a teacher that shows its logits only.
         num_classes: length of the logits.
         weights: a file to load (:func:`load_weights`).
         pretrained: downloads torchvision's or timm's weights; a factory of yours may take it too.
@@ -148,6 +151,8 @@ def create_model(
         net = torchvision_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
     elif source == "timm" and rest:
         net = timm_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    elif name.endswith((".pt2", ".onnx")):
+        return _saved_program(name, weights, pretrained)
     elif ":" in name:
         net = imported_model(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
     else:
@@ -155,6 +160,15 @@ def create_model(
     if weights is not None:
         load_weights(net, weights)
     return net
+
+
+def _saved_program(path: str, weights: str | Path | None, pretrained: bool) -> nn.Module:
+    """Returns a saved program, for a teacher: it answers with logits only and cannot be trained."""
+    if weights is not None or pretrained:
+        raise ValueError(
+            f"a saved program must come with its own weights, got others for {path}. Leave weights out"
+        )
+    return load_program(path) if path.endswith(".pt2") else load_onnx(path)
 
 
 def model_names() -> list[str]:

@@ -1,0 +1,63 @@
+"""The example that serves an export: no torch, and the answers of `predict`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import understudy as us
+from understudy.exports import export
+
+SERVE = Path(__file__).parents[2] / "examples" / "serve.py"
+WITHOUT_TORCH = """
+import runpy, sys
+for name in ("torch", "torchvision", "onnx", "understudy"):
+    sys.modules[name] = None  # makes its import fail
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def served(*arguments):
+    command = [sys.executable, "-c", WITHOUT_TORCH, SERVE, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def files(digits_run, tmp_path_factory):
+    return export(digits_run.path, ["onnx", "int8"], tmp_path_factory.mktemp("served"), quiet=True).files
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A photograph in colour, wide; a high one in grey; one of the network's own size; and one turned by its camera."""
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(4)]
+    Image.fromarray(random.integers(0, 256, (30, 47, 3), dtype=np.uint8)).save(paths[0])
+    Image.fromarray(random.integers(0, 256, (61, 20), dtype=np.uint8)).save(paths[1])
+    Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(paths[2])
+    turned = Image.fromarray(random.integers(0, 256, (25, 33, 3), dtype=np.uint8))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    turned.save(paths[3], exif=exif)
+    return paths
+
+
+def test_it_gives_the_classes_and_probabilities_of_predict(digits_run, files, pictures):
+    lines = served(files["onnx"], *pictures).splitlines()
+    for line, answer in zip(lines, us.predict(digits_run.path, pictures), strict=True):
+        named = zip(answer.classes, answer.probabilities, strict=True)
+        assert line == f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named)
+
+
+def test_it_serves_the_quantised_file_alike(files, pictures):
+    assert len(served(files["int8"], *pictures).splitlines()) == len(pictures)
+
+
+def test_without_arguments_it_says_what_it_is():
+    assert "python examples/serve.py" in served()

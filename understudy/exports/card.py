@@ -1,0 +1,160 @@
+"""The model card: what the files in an export folder are, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from understudy.exports.finished import FinishedRun
+from understudy.exports.table import Row, cells
+from understudy.result import headline
+
+_LOADING = {
+    "safetensors": """\
+### {file}: weights (PyTorch)
+
+Named tensors and, in the metadata, the name of the network, its classes and the normalisation. Reading the file runs
+no code.
+
+```python
+import understudy as us
+
+for answer in us.predict("{file}", ["image.png"]):
+    print(answer.classes[0], answer.probabilities[0])
+```""",
+    "pt2": """\
+### {file}: program (`torch.export`)
+
+Needs PyTorch only. `torch.export.load` may run code that is in a file: load it only if you trust where it is from.
+
+```python
+import torch
+
+network = torch.export.load("{file}").module()
+logits = network(images)  # (N, {channels}, {height}, {width}) float32, normalised as above
+```""",
+    "onnx": """\
+### {file}: ONNX (opset {opset})
+
+```python
+import json
+import onnxruntime
+
+session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
+about = session.get_modelmeta().custom_metadata_map  # classes, mean, std, image_size, channels: all JSON
+(logits,) = session.run(["logits"], {{"images": images}})  # (N, {channels}, {height}, {width}) float32, normalised
+print(json.loads(about["classes"])[logits[0].argmax()])
+```""",
+    "int8": """\
+### {file}: ONNX, 8 bits
+
+Loaded and fed like any ONNX file; quantisation happens inside.""",
+}
+
+_TRANSPLANTED = """\
+### {file}: weights
+
+Named tensors of the student's backbone, the connector and the teacher's classifier, which the training put together.
+No name rebuilds this network: to run it, take the program or the ONNX file."""
+
+
+def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, Any], rows: list[Row]) -> str:
+    """Returns the Markdown text.
+
+    Nothing that comes from the data or the config can break out of its place: names stand in code spans, classes in a
+    block of JSON.
+
+    Args:
+        run: what was exported.
+        files: format -> name of its file.
+        report: the content of ``export.json``.
+        rows: the table, if it was made.
+    """
+    predictor, config = run.predictor, run.config
+    height, width = predictor.image_size
+    parts = [
+        "---\nlibrary_name: understudy\npipeline_tag: image-classification\nlicense: other\n---",
+        f"# {_code(run.result['name'])}",
+        f"An image classifier: {_code(config.student.model)}"
+        f"{' with the classifier of its teacher' * run.transplanted}, {run.parameters:,} parameters, "
+        f"{len(predictor.classes)} classes, for {'grey' if predictor.channels == 1 else 'colour'} images of "
+        f"{height} × {width} pixels. {_teacher(run)}",
+        f"## Accuracy\n\n{_accuracy(run)}",
+        *_comparison(report, rows),
+        f"## Images\n\nPixels are scaled to 0 to 1, then normalised, per channel: subtract {_numbers(predictor.mean)}, "
+        f"divide by {_numbers(predictor.std)}. Images of another size: the shorter side is scaled to the network's, "
+        "then the centre is cut out.",
+        f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",
+        f"## Training data\n\nData set {_code(config.data.name)}{_share(run)}, {config.train.epochs} epochs, "
+        f"losses {', '.join(_code(str(term['name'])) for term in config.losses)}.",
+        "## Licence\n\nNot chosen yet: that is up to whoever publishes these files. The terms of the training data"
+        f"{' and of the teacher' if config.guides else ''} apply to them; understudy's licence covers its code only.",
+        "## How to load\n\nFor use on another machine only the file itself is needed.",
+    ]
+    about = {"channels": predictor.channels, "height": height, "width": width}
+    opset = report.get("onnx", {}).get("opset")
+    loading = _LOADING | ({"safetensors": _TRANSPLANTED} if run.transplanted else {})
+    parts += [loading[kind].format(file=name, opset=opset, **about) for kind, name in files.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _teacher(run: FinishedRun) -> str:
+    teacher = run.result["teacher"]
+    if teacher is None:
+        return "Trained on labels, without a teacher."
+    return f"Distilled from {_code(teacher['model'])} ({teacher['parameters']:,} parameters)."
+
+
+def _accuracy(run: FinishedRun) -> str:
+    last = run.result["last"]
+    text = headline(run.result) + "."
+    if "test/acc1" in last:
+        images = sum(map(sum, run.result["confusion"]))
+        text += (
+            f" Top-5 {last['test/acc5']:.2f}%. Measured once, in PyTorch, on {images:,} test images that were not used "
+            "to train or to choose anything."
+        )
+    return text[0].upper() + text[1:]
+
+
+def _comparison(report: Mapping[str, Any], rows: list[Row]) -> list[str]:
+    """Returns what the ONNX files were found to do, if there are any."""
+    parts = []
+    if "onnx" in report:
+        figures = report["onnx"]
+        parts.append(
+            f"The ONNX file was compared with PyTorch on {figures['images']:,} {figures['split']} images: the largest "
+            f"difference of two logits is {figures['max_difference']:.2g}, the class is the same for "
+            f"{figures['agreement']:.2f}%."
+        )
+    if "int8" in report:
+        figures = report["int8"]
+        parts.append(
+            f"Quantised with {figures['calibration']['images']:,} training images; on the {figures['split']} images "
+            f"top-1 goes from {figures['acc1_before']:.2f}% to {figures['acc1_after']:.2f}%."
+        )
+    if rows:
+        header, *body = cells(rows)
+        table = [header, ("---", *["---:"] * (len(header) - 1)), *body]
+        parts.append(
+            "Median time of a batch in onnxruntime on one CPU thread of the machine that exported:\n\n"
+            + "\n".join(f"| {' | '.join(row)} |" for row in table)
+        )
+    return parts
+
+
+def _share(run: FinishedRun) -> str:
+    data = run.config.data
+    limit = f", {data.limit:,} images of it" if data.limit else ""
+    return limit + (f", {100 * data.val:g}% held out" if data.val else "")
+
+
+def _code(text: str) -> str:
+    """Returns a name as a code span on one line, whatever is in it."""
+    printable = text.encode(errors="replace").decode()  # a path may hold bytes that are no UTF-8
+    return "`" + " ".join(printable.split()).replace("`", "'") + "`"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " / ".join(f"{value:.6g}" for value in values)

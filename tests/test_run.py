@@ -315,3 +315,27 @@ def test_a_model_with_the_teachers_classifier_is_measured_shipped_and_used_as_on
     predictor = load_predictor(run.path)
     images = torch.randn(4, 1, 8, 8)
     torch.testing.assert_close(predictor.module(images), run.student(images))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bits(
+    digits_config, tmp_path, monkeypatch
+):
+    whole = us.distill(digits_config, quiet=True)
+    folder, steps, step = tmp_path / "damaged", [0], loop._forward_backward
+
+    def counted(job, batch, meters):
+        step(job, batch, meters)
+        steps[0] += 1
+        if steps[0] == 12:
+            job.stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_forward_backward", counted)
+        with pytest.raises(us.InterruptedRunError):
+            us.distill(digits_config, quiet=True, output=str(folder))
+    last = folder / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"last\.pt must be whole.*--previous"):
+        us.resume(folder, quiet=True)
+    us.resume(folder, previous=True, quiet=True)
+    assert same(weights(whole.path), weights(folder))

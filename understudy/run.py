@@ -14,7 +14,7 @@ from torch import nn
 
 from understudy.build import Built, build, build_job, eval_batches, process
 from understudy.config import Config, ModelConfig, agrees, differences, load_config
-from understudy.engine.checkpoint import load_checkpoint
+from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
 from understudy.engine.ema import MovingAverage
 from understudy.engine.evaluate import answers
@@ -82,8 +82,13 @@ def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
     return _begin("distill", config, quiet)
 
 
-def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Run:
+def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: bool = False) -> Run:
     """Takes an interrupted run to its end, exactly as if it had never stopped.
+
+    Args:
+        folder: of the run.
+        previous: go on from the checkpoint before the last one, which is dropped (for one that is damaged).
+        quiet: print nothing.
 
     Raises:
         ValueError: the folder holds no run, or a finished one.
@@ -94,6 +99,10 @@ def resume(folder: str | os.PathLike[str], *, quiet: bool = False) -> Run:
             f"resume must be given a run folder, got {path} without a config.yaml. Start one with distill"
         )
     config = load_config(path / "config.yaml", {"output": str(path)})
+    if previous:
+        last = path / "checkpoints" / "last.pt"
+        load_checkpoint(previous_of(last))  # which must be whole
+        last.unlink(missing_ok=True)
     if config.assistants or config.generations > 1:
         return _chain(config, quiet)
     return _begin(_verb(config), config, quiet)
@@ -292,7 +301,8 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
 
 def _restore(job: Job, built: Built) -> None:
     """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
-    state = load_checkpoint(job.checkpoint) if job.checkpoint.exists() else None
+    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
+    state = load_checkpoint(job.checkpoint) if begun else None
     if state is None and job.distiller.needs_prepare:
         job.console.say("one pass over the training images for what the terms must know of them")
         job.distiller.prepare(eval_batches(built.data.train, built, job.device))

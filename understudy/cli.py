@@ -150,7 +150,7 @@ def init(
         "epochs": epochs,
     }
     write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
-    print(f"wrote {path}; next: understudy distill {path}")
+    print(f"wrote {path}; the commands that use it are in its first lines")
 
 
 def list_(

@@ -37,9 +37,10 @@ QUESTIONS = {
 }
 
 TEMPLATE = """\
-# understudy distill {path}
-# Teacher first, if it has no weights yet:
+# The teacher first, unless you have its weights; then the student under it; then what it says of an image:
 #   understudy train {path} student.model={teacher} output=runs/teacher
+#   understudy distill {path}
+#   understudy predict runs/{method} some/image.png
 seed: 0
 data:
   name: {data}{files}

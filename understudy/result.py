@@ -97,7 +97,7 @@ def headline(result: dict[str, Any]) -> str:
     """Returns the number of a run and how it was chosen, as one line."""
     last = result["last"]
     if "test/acc1" in last:
-        line = f"test top-1 {last['test/acc1']:.2f}% (last epoch, chosen by nothing)"
+        line = f"test top-1 {last['test/acc1']:.2f}% after the last epoch"
     elif "val/acc1" in last:
         line = f"held-out top-1 {last['val/acc1']:.2f}% (last epoch; there are no test images)"
     else:

@@ -94,7 +94,7 @@ class Distiller(nn.Module):
         self.align: Align = align
         self.precision = precision
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
-        roles = {"logits"} | {role for t in self.terms for role in t.method.student_taps}
+        roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
         self.guides = Guides(guides, self.terms, precision)
         self._backward = Backward(dict(self._trainable()), align)
@@ -298,7 +298,7 @@ def _check_pair(term: Term, setup: Setup) -> None:
                 f"{ours} and {theirs}. Use a teacher for these classes, or distil features instead"
             )
     for side, network, roles in (
-        ("student", setup.student, method.student_taps),
+        ("student", setup.student, method.student_roles),
         ("teacher", setup.teacher, method.teacher_taps),
     ):
         for role in roles:

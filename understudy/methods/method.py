@@ -39,6 +39,11 @@ class Method(ABC):
     replaces_classifier: ClassVar[bool] = False
     """Whether the deployed model answers with :meth:`logits` instead of the student's own head."""
 
+    @property
+    def student_roles(self) -> tuple[str, ...]:
+        """The roles that this very instance reads of the student, where settings decide which of ``student_taps``."""
+        return self.student_taps
+
     def resolved(self, setup: Setup) -> Method:
         """Returns the same method with every automatic choice made; the choice is written into the run's config."""
         del setup

@@ -26,7 +26,6 @@ class ReviewKD(Method):
 
     The teacher is read before its activations. On CIFAR-100 the student is read after them, on ImageNet before
     (``student_maps: preact``). Published weights depend on the pair, with a ramp of 20 epochs on CIFAR-100.
-    Both places of the student are tapped whatever the setting, so both must exist.
     """
 
     paper: ClassVar[str] = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021"
@@ -39,6 +38,11 @@ class ReviewKD(Method):
     """Upper bound of the channels passed on, which are otherwise those of the student's feature, at most 512."""
     stages: Stages | None = None
     """Pairs (student, teacher) of stages; all paired stages by default."""
+
+    @property
+    def student_roles(self) -> tuple[str, ...]:
+        """The pooled feature, and the stages where ``student_maps`` says."""
+        return ("feature", f"{self.student_maps}_*")
 
     def resolved(self, setup: Setup) -> ReviewKD:
         """Returns the same with the stages decided."""

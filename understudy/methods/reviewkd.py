@@ -14,7 +14,7 @@ from understudy.heads.tokens import as_map
 from understudy.interface import Batch, Outputs, Setup
 from understudy.losses.hcl import hcl_loss
 from understudy.methods.method import Method
-from understudy.methods.stages import Place, Stages, paired_maps, resolve_stages
+from understudy.methods.stages import Place, Stages, resolve_stages
 
 MID_CHANNELS = 512
 """Most channels that are passed from level to level."""
@@ -61,9 +61,10 @@ class ReviewKD(Method):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the hierarchical context loss, summed over the levels."""
-        _, theirs = paired_maps(student, teacher, self.stages, "preact")
-        assert self.stages is not None  # or paired_maps would have refused
+        if self.stages is None:
+            raise ValueError("reviewkd must know its stages, got none. Use what method.resolved(setup) returns")
         ours = [as_map(student[f"{self.student_maps}_{s}"]) for s, _ in self.stages]
+        theirs = [as_map(teacher[f"preact_{t}"]) for _, t in self.stages]
         features = [student["feature"][:, :, None, None], *reversed(ours)]  # 1×1 maps first
         goals = [teacher["feature"][:, :, None, None], *reversed(theirs)]
         return hcl_loss(heads["review"](features, [(g.shape[2], g.shape[3]) for g in goals]), goals)

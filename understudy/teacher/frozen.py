@@ -29,9 +29,17 @@ class Teacher:
         """The network itself."""
         return self.network.module
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What it shows, wildcards written out."""
+        return self.taps.roles
+
     def __call__(self, batch: Batch) -> Outputs:
         """Returns what the teacher shows for the batch's images, in float32 or wider."""
-        images = batch.images
+        return self.show(batch.images)
+
+    def show(self, images: torch.Tensor) -> Outputs:
+        """Returns what the teacher shows for images ``(B, C, H, W)``, in float32 or wider."""
         with (
             torch.no_grad(),  # not inference mode: the losses save these tensors for their backward
             torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"),

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# One worker a core, and one thread in each: many small networks, no large one.
+TESTS := OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist loadfile
 
 .PHONY: help demo test test-all check format clean
 
@@ -17,10 +19,10 @@ demo: $(VENV)/installed  ## Teacher, student alone, KD and DHKD on digits; ends 
 	$(RUN) -m understudy demo
 
 test: $(VENV)/installed  ## The fast tests (a few minutes)
-	$(RUN) -m pytest -m "not slow and not data" $(PYTEST)
+	$(TESTS) -m "not slow and not data" $(PYTEST)
 
 test-all: $(VENV)/installed  ## The slow tests, and those on real data if they are there
-	$(RUN) -m pytest -m "slow or data" $(PYTEST)
+	$(TESTS) -m "slow or data" $(PYTEST)
 
 check: $(VENV)/installed  ## Format, lint and types
 	$(VENV)/bin/ruff format --check . && $(VENV)/bin/ruff check . && $(VENV)/bin/pyright --pythonpath $(RUN)

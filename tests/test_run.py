@@ -339,3 +339,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bi
         us.resume(folder, quiet=True)
     us.resume(folder, previous=True, quiet=True)
     assert same(weights(whole.path), weights(folder))
+
+
+def test_a_sigmoid_loss_on_the_shared_head_is_allowed_with_a_note(digits_config, capsys):
+    shared = digits_config | {"losses": [{"name": "ce"}, {"name": "binary_kl"}]}
+    run = us.distill(shared, **{"train.epochs": 1})
+    assert run.metrics["status"] == "finished"
+    assert "a head of its own" in capsys.readouterr().out

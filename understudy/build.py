@@ -126,6 +126,12 @@ def build(config: Config, device: torch.device) -> Built:
             "train.threads": torch.get_num_threads(),
         }
     )
+    names = {term.name for term in distiller.terms}
+    if "ce" in names and names & {"binary_kl", "binary_kl_norm"}:
+        notes.append(
+            "cross-entropy and a sigmoid loss share one head; the DHKD paper reports collapse for weights above .1 "
+            "(App. A). The term dhkd gives the loss a head of its own"
+        )
     return Built(resolved, data, distiller, tuple(notes))
 
 

@@ -1,0 +1,212 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from understudy.teacher.upkeep import fill, info, remove, verify
+
+
+def test_fill_computes_every_view_once_and_reports_on_the_way(make, tmp_path):
+    world = make(n=10)
+    blocks = world.blocks(size=7)
+    seen = []
+    with world.table(tmp_path / "t", 7) as table:
+        assert fill(table, blocks, progress=lambda *a: seen.append(a)) == 180
+        assert table.filled == 180
+        assert blocks.forwarded == 182  # 26 blocks of 7
+        rows, usable = table.read(torch.arange(180))
+    assert usable.all()
+    assert torch.equal(rows, world.blocks(size=7)(*blocks.layout.pairs(torch.arange(180))))
+    done = [d for d, _ in seen]
+    assert done == sorted(done)
+    assert seen[-1] == (180, 180)
+
+
+def test_fill_goes_on_where_it_was_and_mends(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t") as table:
+        budget = iter([False] * 5 + [True])
+        assert fill(table, world.blocks(), stop=lambda: next(budget)) == 40
+        assert table.filled == 40
+    with (tmp_path / "t" / "rows.bin").open("r+b") as rows:
+        rows.seek(17 * 40)
+        rows.write(b"\1")
+    with world.table(tmp_path / "t") as table:
+        assert fill(table, world.blocks()) == 180 - 39
+        assert verify(table, world.blocks()).sound
+        assert fill(table, world.blocks()) == 0
+
+
+def test_fill_of_a_memory_table(make):
+    world = make(n=10)
+    table = world.table(None)
+    assert fill(table, world.blocks()) == 180
+    assert table.filled == 180
+
+
+def test_only_one_process_fills(make, tmp_path):
+    world = make(n=10)
+    with (
+        world.table(tmp_path / "t"),
+        world.table(tmp_path / "t") as other,
+        pytest.raises(ValueError, match="one writer"),
+    ):
+        fill(other, world.blocks())
+
+
+def test_a_full_disk_stops_the_filling_and_keeps_what_is_done(make, tmp_path, monkeypatch):
+    world = make(n=10)
+    real, left = os.pwrite, [9]
+
+    def full(file, data, offset):
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(file, data, offset)
+
+    with world.table(tmp_path / "t") as table:
+        monkeypatch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            fill(table, world.blocks())
+        monkeypatch.undo()
+        assert table.filled == 32
+        assert verify(table, world.blocks()).sound
+        assert fill(table, world.blocks()) == 180 - 32
+
+
+def test_verify_counts_damage_and_recomputes_a_sample(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t") as table:
+        fill(table, world.blocks())
+        clean = verify(table, world.blocks(), sample=50)
+        assert clean.sound
+        assert (clean.filled, clean.damaged, clean.recomputed, clean.wrong, clean.worst) == (
+            180,
+            0,
+            50,
+            0,
+            0.0,
+        )
+    with (tmp_path / "t" / "rows.bin").open("r+b") as rows:
+        rows.seek(17 * 40)
+        rows.write(b"\1")
+    with world.table(tmp_path / "t") as table:
+        found = verify(table, world.blocks(), sample=1000)
+    assert not found.sound
+    assert (found.filled, found.damaged, found.recomputed) == (180, 1, 179)
+
+
+def test_verify_finds_answers_of_code_that_no_fingerprint_sees(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t") as table:
+        fill(table, world.blocks())
+        world.teacher.module.stem.register_forward_hook(lambda m, args, out: out * 1.05)
+        found = verify(table, world.blocks(), sample=20)
+    assert found.damaged == 0
+    assert found.wrong > 15
+    assert found.worst > 1e-2
+    assert not found.sound
+
+
+def test_verify_of_an_empty_table_finds_nothing(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t") as table:
+        found = verify(table, world.blocks())
+    assert found.sound
+    assert (found.filled, found.recomputed) == (0, 0)
+
+
+def test_info_tells_size_share_and_fingerprint(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t") as table:
+        keys = torch.arange(45)
+        table.write(keys, world.blocks()(*table.layout.pairs(keys)))
+        seen = info(tmp_path / "t")
+        assert seen.in_use
+    seen = info(tmp_path / "t")
+    assert (seen.images, seen.views, seen.filled, seen.share) == (10, 18, 45, 0.25)
+    assert seen.bytes_full == 180 * 52
+    assert 0 < seen.bytes_used <= 2**15
+    assert not seen.in_use
+    assert seen.parts["stored"] == "logits 10"
+    assert {"weights", "data", "normalisation", "views", "precision"} <= seen.parts.keys()
+
+
+def test_info_and_remove_need_a_table(tmp_path):
+    for verb in (info, remove):
+        with pytest.raises(ValueError, match=r"must have a meta\.json, got none"):
+            verb(tmp_path)
+
+
+def test_remove_deletes_the_table_and_nothing_else(make, tmp_path):
+    world = make(n=10)
+    with world.table(tmp_path / "t"), pytest.raises(ValueError, match="must not be in use"):
+        remove(tmp_path / "t")
+    (tmp_path / "t" / "notes.txt").write_text("mine")
+    remove(tmp_path / "t")
+    assert [p.name for p in (tmp_path / "t").iterdir()] == ["notes.txt"]
+    world.table(tmp_path / "u").close()
+    remove(tmp_path / "u")
+    assert not (tmp_path / "u").exists()
+
+
+FILLER = """
+    import importlib.util, sys
+    from pathlib import Path
+    from understudy.teacher.upkeep import fill
+
+    spec = importlib.util.spec_from_file_location("small", sys.argv[1])
+    small = importlib.util.module_from_spec(spec)
+    sys.modules["small"] = small
+    spec.loader.exec_module(small)
+    world = small.make_world(n=400)
+    with world.table(Path(sys.argv[2])) as table:
+        print("ready", flush=True)
+        fill(table, world.blocks())
+    print("done", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_filling_that_is_killed_again_and_again_ends_with_a_sound_table(make, tmp_path):
+    """SIGKILL after a random part of a second, three times; then the rest, and every row is right."""
+    path, world = tmp_path / "t", make(n=400)
+    filled = [0]
+    for wait in (0.02, 0.15, 0.4):
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                textwrap.dedent(FILLER),
+                str(Path(__file__).with_name("conftest.py")),
+                str(path),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        try:
+            assert process.stdout.readline() == "ready\n"
+            while info(path).filled == filled[-1]:
+                time.sleep(0.001)
+            time.sleep(wait)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+        filled.append(info(path).filled)
+    assert filled == sorted(set(filled))
+    with world.table(path) as table:
+        assert table.writable  # the lock died with its owner
+        assert verify(table, world.blocks(), sample=10_000).sound
+        rest = fill(table, world.blocks())
+        assert rest == 400 * 18 - filled[-1]
+        rows, usable = table.read(torch.arange(400 * 18))
+    assert usable.all()
+    assert torch.equal(rows, world.blocks()(*world.blocks().layout.pairs(torch.arange(400 * 18))))

@@ -1,0 +1,158 @@
+"""The teacher's answers to every training batch, ready before the step that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from understudy.data.counter import permutation
+from understudy.data.loader import TrainLoader
+from understudy.interface import Outputs
+from understudy.teacher.blocks import Blocks
+from understudy.teacher.memory import Table
+
+
+class Answers:
+    """What the teacher shows of every training batch.
+
+    Which views an epoch will show is a pure function of (seed, epoch), so the teacher need not keep step with the
+    student: it works in blocks of its own size, ahead of the steps. With a table only the views that are not in it
+    are computed, one full block after the other, and stored; the last block of an epoch is filled up with views of
+    the epochs to come, so that nothing is computed in vain before the run ends. A row that does not fit its mark is
+    computed anew.
+
+    An answer is the same whether it was computed or read, whoever stored it, and wherever the epoch was entered: rows
+    are used as they are stored, blocks have one size, and logits that are derived from a feature are derived at the
+    same place of a matrix of the same shape.
+
+    Nothing waits for the device from step to step: a batch's answers are slices. (A miss that goes to a table on the
+    disk is copied to the host, once a block.)
+
+    Args:
+        loader: of the training batches; it says the order and the views.
+        blocks: the teacher; its source holds the loader's images.
+        table: what remembers; ``None`` computes every epoch anew.
+        epochs: number of the epoch after the last one that asks the teacher; nothing is computed ahead beyond it.
+    """
+
+    def __init__(
+        self, loader: TrainLoader, blocks: Blocks, table: Table | None = None, *, epochs: int
+    ) -> None:
+        self.loader, self.blocks, self.table, self.epochs = loader, blocks, table, epochs
+
+    @property
+    def forwarded(self) -> int:
+        """Images that went through the teacher so far, those that only filled up a block included."""
+        return self.blocks.forwarded
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Outputs]:
+        """Yields the answers to this rank's batches of an epoch, one batch after the other as the loader gives them.
+
+        Args:
+            epoch: from 0.
+            start_step: likewise.
+        """
+        start = sum(len(share(self.loader, step)) for step in range(start_step))
+        shown = self._shown(epoch, start)
+        ahead = next(shown)
+        for step in range(start_step, self.loader.steps_per_epoch):
+            size = len(share(self.loader, step))
+            while len(next(iter(ahead.values()))) < size:
+                more = next(shown)
+                ahead = {role: torch.cat((tensor, more[role])) for role, tensor in ahead.items()}
+            yield {role: tensor[:size] for role, tensor in ahead.items()}
+            ahead = {role: tensor[size:] for role, tensor in ahead.items()}
+
+    def close(self) -> None:
+        """Closes the table."""
+        if self.table is not None:
+            self.table.close()
+
+    def _shown(self, epoch: int, start: int) -> Iterator[Outputs]:
+        """Yields the answers to an epoch's positions from ``start`` on, up to a block at a time.
+
+        Blocks begin at multiples of their size wherever the epoch is entered.
+        """
+        rows, view = plan(self.loader, epoch)
+        size = self.blocks.size
+        first = start // size * size
+        layout, network = self.blocks.layout, self.blocks.teacher.network
+        if self.table is None:
+            blocks = self._computed(rows[first:], view[first:])
+        else:
+            blocks = self._recalled(self.table, epoch, rows[first:], view[first:])
+        for answers in blocks:
+            block = answers.new_zeros(size, layout.width)
+            block[: len(answers)] = answers
+            shown = layout.unpack(block, network)
+            yield {role: tensor[max(start - first, 0) : len(answers)] for role, tensor in shown.items()}
+            first += size
+
+    def _computed(self, rows: Tensor, view: Tensor) -> Iterator[Tensor]:
+        """Yields packed answers, a block at a time."""
+        for r, v in zip(rows.split(self.blocks.size), view.split(self.blocks.size), strict=True):
+            yield self.blocks(r, v)
+
+    def _recalled(self, table: Table, epoch: int, rows: Tensor, view: Tensor) -> Iterator[Tensor]:
+        """Yields packed answers, a block at a time, out of the table as far as they are there."""
+        size = self.blocks.size
+        keys = self.blocks.layout.keys(rows, view)
+        table.claim()
+        missing = (~table.present(keys)).nonzero()[:, 0]
+        learnt = self.blocks(rows[:0], view[:0])  # answers to the first of those missing
+        for start in range(0, max(len(keys), 1), size):
+            part = keys[start : start + size]
+            answers, usable = table.read(part)
+            answers = answers.to(self.blocks.source.device, non_blocking=True)
+            count = int((missing < start + len(part)).sum())
+            while len(learnt) < count:
+                block = missing[len(learnt) : len(learnt) + size]
+                learnt = torch.cat((learnt, self._learn(table, epoch, rows[block], view[block])))
+            _put(answers, missing[:count] - start, learnt[:count])
+            usable[missing[:count] - start] = True
+            missing, learnt = missing[count:], learnt[count:]
+            damaged = (~usable).nonzero()[:, 0]
+            if len(damaged) > 0:
+                again = damaged + start
+                _put(answers, damaged, self._learn(table, epoch, rows[again], view[again]))
+            yield answers
+
+    def _learn(self, table: Table, epoch: int, rows: Tensor, view: Tensor) -> Tensor:
+        """Returns the answers to at most a block of pairs, and stores them with what else fits into the block."""
+        layout, count = self.blocks.layout, len(rows)
+        for later in range(epoch + 1, self.epochs if table.writable else 0):
+            if len(rows) == self.blocks.size:
+                break
+            next_rows, next_view = plan(self.loader, later)
+            keys = layout.keys(next_rows, next_view)
+            new = ~table.present(keys) & ~torch.isin(keys, layout.keys(rows, view))
+            useful = new.nonzero()[: self.blocks.size - len(rows), 0]
+            rows, view = torch.cat((rows, next_rows[useful])), torch.cat((view, next_view[useful]))
+        answers = self.blocks(rows, view)
+        table.write(layout.keys(rows, view), answers)
+        return answers[:count]
+
+
+def plan(loader: TrainLoader, epoch: int) -> tuple[Tensor, Tensor]:
+    """Returns the positions in the training set and the views that a loader's batches of an epoch show, on the host.
+
+    Shape:
+        output: ``(n,)`` int64 both, batch after batch, this rank's share.
+    """
+    order = permutation(loader.seed, epoch, len(loader.image_set))
+    shares = [share(loader, step) for step in range(loader.steps_per_epoch)]
+    rows = torch.cat([order[s.start : s.stop] for s in shares])
+    index = loader.image_set.index.cpu()[rows]
+    return rows, loader.augment.views(loader.seed, epoch, index)
+
+
+def share(loader: TrainLoader, step: int) -> range:
+    """Returns the positions in the epoch's order that are this rank's in a step."""
+    first, size = step * loader.batch_size, loader.global_batch_size(step)
+    return range(first + size * loader.rank // loader.world, first + size * (loader.rank + 1) // loader.world)
+
+
+def _put(answers: Tensor, places: Tensor, values: Tensor) -> None:
+    answers.index_copy_(0, places.to(answers.device), values)

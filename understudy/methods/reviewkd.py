@@ -62,7 +62,9 @@ class ReviewKD(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the hierarchical context loss, summed over the levels."""
         if self.stages is None:
-            raise ValueError("reviewkd must know its stages, got none. Use what method.resolved(setup) returns")
+            raise ValueError(
+                "reviewkd must know its stages, got none. Use what method.resolved(setup) returns"
+            )
         ours = [as_map(student[f"{self.student_maps}_{s}"]) for s, _ in self.stages]
         theirs = [as_map(teacher[f"preact_{t}"]) for _, t in self.stages]
         features = [student["feature"][:, :, None, None], *reversed(ours)]  # 1×1 maps first

@@ -106,7 +106,7 @@ def test_list_names_everything_there_is(understudy, what):
 
 def test_init_writes_a_config_that_is_valid(understudy, tmp_path):
     path = tmp_path / "mine.yaml"
-    status, out, _ = understudy(
+    status, _, _ = understudy(
         "init", path, "--data", "digits", "--teacher", "cnn_small", "--student", "cnn_tiny"
     )
     assert status == 0

@@ -26,7 +26,7 @@ class Preset:
 
 
 _PUBLISHED: dict[str, Any] = yaml.safe_load(
-    resources.files(__package__).joinpath("published.yaml").read_text("utf-8")
+    resources.files("understudy.methods").joinpath("published.yaml").read_text("utf-8")
 )
 
 

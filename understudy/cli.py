@@ -155,11 +155,15 @@ def init(
 
 def list_(
     what: Annotated[Optional[str], typer.Argument(help="methods, presets, models or data")] = None,  # noqa: UP045
+    student: Annotated[Optional[str], typer.Option(help="With --teacher: measure what methods cost")] = None,  # noqa: UP045
+    teacher: Annotated[Optional[str], typer.Option(help="Model of the pair's teacher")] = None,  # noqa: UP045
+    classes: Annotated[int, typer.Option(min=2, help="Classes of the pair")] = 100,
+    size: Annotated[int, typer.Option(min=1, help="Pixels of the pair's images, a side")] = 32,
 ) -> None:
-    """List methods, presets, models and data sets."""
+    """List methods, presets, models and data sets; for a pair of models, what every method costs."""
     from understudy.listing import show
 
-    show(what)
+    show(what, student=student, teacher=teacher, num_classes=classes, size=size)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

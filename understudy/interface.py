@@ -19,7 +19,7 @@ Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 Outputs: TypeAlias = Mapping[str, Tensor]
 """What one forward pass of a network showed: role -> tensor.
 
-Roles are one vocabulary everywhere (METHODS.md's M, A, P, L):
+Roles are one vocabulary everywhere (docs/methods.md, Conventions):
 
 - ``logits`` ``(B, C)``
 - ``feature`` ``(B, D)``: the input of the head (the last linear layer)
@@ -35,7 +35,7 @@ class Batch:
     """One training batch as every term sees it.
 
     ``index`` says which sample of the training set each image is and ``view`` which augmentation of it; both are
-    counter-based (DESIGN: the way of the data), so together they address the teacher's memory.
+    counter-based (docs/architecture.md, The way of the data), so together they address the teacher's memory.
     """
 
     images: Tensor
@@ -124,4 +124,4 @@ class Setup:
 
 
 Align: TypeAlias = Literal["none", "released", "backbone", "paper", "feature"]
-"""How the gradients of the label loss and of the teacher's losses are merged (METHODS.md section 8)."""
+"""How the gradients of the label loss and of the teacher's losses are merged (docs/methods.md, Gradient alignment)."""

@@ -3,42 +3,124 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from typing import Any
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from understudy.costs import BATCH_SIZE, NUM_IMAGES, Cost, PairCosts, measure
 from understudy.data import DATASETS
 from understudy.methods import METHODS
+from understudy.methods.method import Method
 from understudy.methods.presets import PRESETS
 from understudy.models import model_names
 from understudy.nearest import did_you_mean
 
 
-def show(what: str | None = None) -> None:
+def show(
+    what: str | None = None,
+    *,
+    student: str | None = None,
+    teacher: str | None = None,
+    num_classes: int = 100,
+    size: int = 32,
+) -> None:
     """Prints one list, or all of them.
 
+    Args:
+        what: a key of ``LISTS``; ``None`` is all.
+        student: with ``teacher`` a pair, on which the costs of all methods are measured (``methods`` only).
+        teacher: likewise.
+        num_classes: of the pair.
+        size: height and width of the pair's images, in pixels.
+
     Raises:
-        ValueError: there is no such list.
+        ValueError: there is no such list or model, or a pair is not whole or not asked of ``methods``.
     """
     if what is not None and what not in LISTS:
         raise ValueError(f"list must be given a list, got {what!r}. {did_you_mean(what, LISTS)}")
     console = Console(highlight=False)
+    if student is not None or teacher is not None:
+        if what != "methods" or student is None or teacher is None:
+            raise ValueError(
+                f"a pair must be a student and a teacher for the list of methods, got student {student}, teacher "
+                f"{teacher} and list {what}. Write: list methods --student NAME --teacher NAME"
+            )
+        costs = measure(student, teacher, num_classes, size)
+        title = f"methods for {student} under {teacher}, {num_classes} classes, {size}×{size} pixels"
+        console.print(_costs(title, costs))
+        return
     for name, table in LISTS.items():
         if what in (None, name):
             console.print(table())
 
 
-def _methods() -> Table:
-    table = _table("methods (terms of losses:)", "name", "settings", "sees of student / teacher", "paper")
+def _methods() -> RenderableType:
+    table = _table("methods (terms of losses:)", "name", "paper; what it sees of student / teacher; settings")
     for name, method in METHODS.items():
-        settings = ", ".join(f"{f.name} {f.default}" for f in dataclasses.fields(method))
-        seen = f"{', '.join(method.student_taps)} / {', '.join(method.teacher_taps) or '–'}"
-        table.add_row(name, settings or "–", seen, method.paper)
-    return table
+        settings = ", ".join(f"{f.name} {as_written(f.default)}" for f in dataclasses.fields(method))
+        table.add_row(name, _about(method, settings))
+    hint = "What each adds and costs: understudy list methods --student NAME --teacher NAME"
+    return Group(table, Text(hint), "")
 
 
-def _presets() -> Table:
+def _costs(title: str, costs: PairCosts) -> RenderableType:
+    heading = "paper; what it sees of student / teacher"
+    table = _table(title, "name", "trains", "keeps", "step", heading)
+    for column in table.columns[1:4]:
+        column.justify = "right"
+        column.no_wrap = True
+    for name, method in METHODS.items():
+        cost = costs.methods[name]
+        if isinstance(cost, Cost):
+            trains = f"{cost.parameters:,}" if cost.parameters else "–"
+            table.add_row(name, trains, size_words(cost.state), f"{cost.step:.2f}", _about(method))
+        else:
+            table.add_row(name, "–", "–", "–", _about(method, f"refuses this pair: {cost}"))
+    notes = (
+        f"trains: parameters beside the student's {costs.student_parameters:,}.",
+        f"keeps: buffers and frozen layers, for {NUM_IMAGES:,} training images.",
+        "step: FLOPs of a step with cross-entropy and the method, forward and backward; 1 is a step with "
+        f"cross-entropy alone, {costs.student_step / 1e9:.3g} GFLOPs an image. Wherever the teacher is seen, its "
+        f"forward pass comes on top: {costs.teacher_forward / 1e9:.3g} GFLOPs an image. Convolutions and matrix "
+        f"products are counted, two FLOPs a multiply-add, in a batch of {BATCH_SIZE}.",
+    )
+    return Group(table, *(Text(note) for note in notes))
+
+
+def _about(method: type[Method], *more: str) -> Text:
+    """Returns the paper and, below it, the roles it sees and whatever else there is to say."""
+    about = Text(method.paper)
+    for line in (f"sees {seen(method)}", *filter(None, more)):
+        about.append(f"\n{line}", style="dim")
+    return about
+
+
+def seen(method: type[Method]) -> str:
+    """Returns the roles a method reads of student and teacher, settings at their defaults."""
+    teacher = ", ".join(method.teacher_taps) or "–"
+    if method.prepare_taps:
+        teacher = f"{', '.join(method.prepare_taps)} before training"
+    return f"{', '.join(method().student_roles)} / {teacher}"
+
+
+def size_words(num_bytes: int) -> str:
+    """Returns a number of bytes in MB or kB, ``–`` for none."""
+    if num_bytes == 0:
+        return "–"
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e6 else f"{max(num_bytes / 1e3, 0.1):.1f} kB"
+
+
+def as_written(value: Any) -> str:
+    """Returns a setting's default as a config has it."""
+    return json.dumps(value) if value is None or isinstance(value, (bool, tuple)) else str(value)
+
+
+def _presets() -> RenderableType:
     table = _table("presets (method:)", "name", "terms", "align", "source")
     for name, preset in PRESETS.items():
         table.add_row(
@@ -47,28 +129,31 @@ def _presets() -> Table:
     return table
 
 
-def _models() -> Table:
+def _models() -> RenderableType:
     table = _table("models (model:)", "name")
     table.add_row(", ".join(model_names()))
     table.add_row("torchvision/NAME, timm/NAME, package.module:factory")
     return table
 
 
-def _data() -> Table:
+def _data() -> RenderableType:
     table = _table("data sets (data: {name: ...})", "name", "what")
     for name, reader in DATASETS.items():
-        table.add_row(name, (reader.__doc__ or "").strip().splitlines()[0])
+        first_line = (reader.__doc__ or "").strip().splitlines()[0]
+        table.add_row(name, Text(first_line.removeprefix("Returns ").replace("``", "")))
     return table
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", show_header=len(columns) > 1)
+    table = Table(
+        title=title, title_justify="left", show_header=len(columns) > 1, box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name" and len(columns) > 1)
     return table
 
 
-LISTS: dict[str, Callable[[], Table]] = {
+LISTS: dict[str, Callable[[], RenderableType]] = {
     "methods": _methods,
     "presets": _presets,
     "models": _models,

@@ -1,4 +1,4 @@
-"""The papers' analyses: pure functions on logits, features and weights (METHODS.md section 12)."""
+"""The papers' analyses: pure functions on logits, features and weights."""
 
 from understudy.analysis.bound import ijckd_bound as ijckd_bound
 from understudy.analysis.collapse import neural_collapse as neural_collapse

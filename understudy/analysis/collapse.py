@@ -52,8 +52,7 @@ def neural_collapse(
     Reference: Papyan, Han and Donoho, Prevalence of Neural Collapse, PNAS 2020. Classes without a sample are
         left out everywhere, their classifier rows too: C then counts the present ones. The ``nc2_etf``
         measures are those of Zhu et al., A Geometric Analysis of Neural Collapse, NeurIPS 2021: of rows as
-        they are, so unequal lengths count. METHODS.md writes rows of length 1 there; its golden vectors have
-        them as they are, and so does this function.
+        they are, so unequal lengths count; rows of length 1 would be another measure.
     """
     check_head(feature, weight, bias)
     check_target(target, feature.shape[0], weight.shape[0])

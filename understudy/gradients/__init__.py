@@ -1,4 +1,4 @@
-"""Gradients: pure functions on lists of gradients (METHODS.md section 8)."""
+"""Gradients: pure functions on lists of gradients (docs/methods.md, Gradient alignment)."""
 
 from understudy.gradients.align import Gradients as Gradients
 from understudy.gradients.align import Role as Role

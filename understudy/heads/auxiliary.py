@@ -22,7 +22,7 @@ def auxiliary_head(
         feature ``(B, D)`` -> logits ``(B, C)``.
 
     Reference: Yang et al., Dual-Head Knowledge Distillation, App. F. The paper says "one hidden layer of 200"; dropout
-    and batch normalisation are in the released code alone (METHODS.md section 7) and are kept.
+    and batch normalisation are in the released code alone (docs/methods.md, dhkd) and are kept.
     """
     if kind == "linear":
         return nn.Linear(in_features, num_classes)

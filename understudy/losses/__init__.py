@@ -1,4 +1,4 @@
-"""Losses: pure functions on tensors, one paper a file (METHODS.md sections 3 to 7 and 15)."""
+"""Losses: pure functions on tensors, one paper a file (docs/methods.md)."""
 
 from understudy.losses.ab import ab_loss as ab_loss
 from understudy.losses.at import at_loss as at_loss

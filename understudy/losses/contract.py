@@ -20,8 +20,8 @@ def full_precision(*, learns: tuple[str, ...] = ()) -> Callable[[Callable[P, Ten
     """Returns a decorator: tensors become at least float32, the teacher's are detached, autocast is off.
 
     Mixed inputs become the wider of the two; float64 stays. An argument is the teacher's if its name begins
-    with ``teacher_`` or is ``class_means``, ``margin``, ``previous_feature`` or ``peer_logits`` (METHODS.md
-    section 1).
+    with ``teacher_`` or is ``class_means``, ``margin``, ``previous_feature`` or ``peer_logits``
+    (docs/methods.md, Conventions).
 
     Args:
         learns: names of teacher-side arguments that are trained after all and keep their gradient.

@@ -23,7 +23,7 @@ class BinaryKL(Method):
     loss a head of its own.
     """
 
-    paper: ClassVar[str] = f"{_PAPER}, Eq. 3"
+    paper: ClassVar[str] = f"{_PAPER}, Eq. 1"
 
     temperature: Positive = 2.0
     standardise: bool = False

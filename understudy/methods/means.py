@@ -42,7 +42,7 @@ def fill_class_means(
     teacher: TeacherPass,
     correct_only: bool = False,
 ) -> None:
-    """Averages the teacher's feature over each class in one pass, images as they are (METHODS.md section 4).
+    """Averages the teacher's feature over each class in one pass, images as they are (docs/methods.md, dino).
 
     Args:
         setup: the teacher and the classes.

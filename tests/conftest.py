@@ -18,7 +18,7 @@ def data_root(request) -> Path:
     """The folder of the real data sets; without it the test is skipped."""
     root = request.config.getoption("--data")
     if not root.is_dir():
-        pytest.skip(f"no folder {root} of real data sets; give one with --data DIR")
+        pytest.skip(f"no folder {root} of real data sets; give one with --data=DIR")
     return root
 
 

@@ -123,19 +123,6 @@ def bench(
         print(json.dumps(result))
 
 
-def bench(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON")] = False,
-) -> None:
-    """Where a step's time goes: data, teacher, student, losses, alignment, optimiser."""
-    from understudy.bench import bench as run_bench
-
-    result = run_bench(config, quiet=as_json, **_parsed(overrides))
-    if as_json:
-        print(json.dumps(result))
-
-
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -199,7 +186,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "predict": predict,
-    "bench": bench,
     "bench": bench,
     "export": export,
     "study": study,

@@ -30,7 +30,12 @@ def images(count: int) -> ImageSet:
 
 def register(count: int) -> None:
     """Makes ``count`` synthetic images known to the library as a data set like any other."""
-    cast("dict[str, Any]", DATASETS)[NAME] = lambda: (images(count), None)
+
+    def read() -> tuple[ImageSet, None]:
+        """Images of noise."""
+        return images(count), None
+
+    cast("dict[str, Any]", DATASETS)[NAME] = read
 
 
 def write_weights(folder: Path, student: str, teacher: str) -> dict[str, str]:

@@ -248,8 +248,7 @@ def test_bf16_and_clipping_run(digits_config):
     assert run.metrics["status"] == "finished"
 
 
-@pytest.mark.data
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(3600)  # minutes on two quiet cores, many more where they are shared
 def test_two_epochs_on_tin32_reach_eight_times_chance(data_root, tmp_path):
     config = {

@@ -11,14 +11,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from understudy.config import Config, DataConfig, ModelConfig
+from understudy.config import AUTO, Config, DataConfig, ModelConfig
 from understudy.data import PadCropFlip, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
-from understudy.engine.evaluate import answers, evaluating
+from understudy.engine.distributed import LEAST, Ranks
+from understudy.engine.evaluate import Shard, answers, evaluating
+from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
 from understudy.engine.optim import make_optimizer
 from understudy.metrics import correct
@@ -39,16 +41,30 @@ class Built:
 
 @contextmanager
 def process(config: Config) -> Iterator[torch.device]:
-    """Sets what belongs to the process (threads, random state) for one job, and gives it back after."""
+    """Sets what belongs to the process (threads, random state) for one job, and gives it back after.
+
+    A process that was started as one of several joins the others here.
+    """
     threads = torch.get_num_threads()
-    device = find_device(config.train.device)
+    device = join(find_device(config.train.device))
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.set_num_threads(config.train.threads or threads)
             torch.manual_seed(config.seed)
             yield device
+    except BaseException as error:
+        forsake()
+        if (line := lost(error)) is not None:
+            raise ValueError(line) from error
+        raise
     finally:
         torch.set_num_threads(threads)
+
+
+def joined(config: Config) -> Ranks:
+    """Returns the processes that run this job together, after joining them."""
+    join(find_device(config.train.device))
+    return Ranks()
 
 
 def find_device(name: str) -> torch.device:
@@ -113,6 +129,7 @@ def build(config: Config, device: torch.device) -> Built:
         student_taps=config.student.taps,
         teacher_taps={name: guide.taps for name, guide in guides.items()},
         precision=config.train.precision,
+        sync_bn=config.train.sync_bn,
     )
     augment = augmentation(config.data, data)
     resolved = config.replaced(
@@ -122,7 +139,7 @@ def build(config: Config, device: torch.device) -> Built:
             "data.std": list(data.std),
             "data.seed": data_seed(config),
             "data.augment": {"pad": augment.pad, "flip": augment.flip},
-            "train.device": str(device),
+            "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }
     )
@@ -140,6 +157,12 @@ def build_job(
 ) -> Job:
     """Returns what the loop needs to train ``built`` into ``folder``."""
     config, data, train = built.config, built.data, built.config.train
+    ranks = built.distiller.ranks
+    if ranks.several and train.batch_size < LEAST * ranks.world:
+        raise ValueError(
+            f"train.batch_size must be at least {LEAST} for each of {ranks.world} processes, got {train.batch_size}. "
+            "Raise it: it counts over all of them"
+        )
     loader = TrainLoader(
         data.train,
         augmentation(config.data, data),
@@ -148,6 +171,9 @@ def build_job(
         mean=data.mean,
         std=data.std,
         device=device,
+        rank=ranks.rank,
+        world=ranks.world,
+        parts=train.accumulate,
         memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
     )
     job = Job(
@@ -162,7 +188,7 @@ def build_job(
         stop=stop,
     )
     if data.val is not None:
-        batches = eval_batches(data.val, built, device)
+        batches = divided_batches(data.val, built, device)
 
         def measure() -> dict[str, float]:
             with job.measured(), evaluating(built.distiller):
@@ -185,6 +211,15 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
         device=device,
         memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
     )
+
+
+def divided_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader | Shard:
+    """Returns this process's part of :func:`eval_batches`, whose answers are gathered from all processes."""
+    ranks = Ranks()
+    if not ranks.several:
+        return eval_batches(images, built, device)
+    first, stop = (len(images) * r // ranks.world for r in (ranks.rank, ranks.rank + 1))
+    return Shard(eval_batches(images.subset(torch.arange(first, stop)), built, device), ranks, device)
 
 
 def targets_as_read(data: Splits) -> Tensor:

@@ -221,10 +221,13 @@ def main() -> None:
     0 done; 2 the user's input is wrong or the training diverged (one line, no traceback); 130 interrupted, resumable;
     1, with a traceback, our fault.
     """
+    from understudy.engine.distributed import OtherProcessError
     from understudy.engine.loop import InterruptedRunError
 
     try:
         app()
+    except OtherProcessError:
+        sys.exit(2)  # the process that failed says why
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         print(f"understudy: {message}", file=sys.stderr)

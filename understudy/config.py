@@ -112,6 +112,8 @@ class TrainConfig(_Strict):
     clip_norm: float | None = Field(default=None, gt=0)
     accumulate: int = Field(default=1, ge=1)
     """Into how many parts a batch is cut to fit into memory."""
+    sync_bn: bool = True
+    """With several processes, whether batch norms see the images of all: then their number changes only rounding."""
     eval_every: int = Field(default=1, ge=1)
     eval_batch_size: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)

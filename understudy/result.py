@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from understudy.build import Built, eval_batches
+from understudy.build import Built, divided_batches
 from understudy.config import Config
 from understudy.engine.checkpoint import load_checkpoint
+from understudy.engine.distributed import Ranks
 from understudy.engine.evaluate import Answers, answers, evaluating
 from understudy.engine.loop import Job
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
@@ -27,6 +28,8 @@ FORMAT = 1
 def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     """Measures the run once on the test images and writes ``result.json`` and ``student.safetensors``.
 
+    Several processes measure a part each; the first one writes.
+
     Returns:
         the content of ``result.json``.
     """
@@ -34,9 +37,10 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     with job.measured():
         student = job.distiller.deployable().eval()
     result["parameters"] = count_parameters(student)
-    write_weights(job.folder / "student.safetensors", student, built)
+    if job.ranks.is_first:
+        write_weights(job.folder / "student.safetensors", student, built)
     if built.data.test is not None:
-        batches = eval_batches(built.data.test, built, job.device)
+        batches = divided_batches(built.data.test, built, job.device)
         last = answers(student, batches)
         result["last"] |= accuracy("test", last)
         result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
@@ -45,10 +49,15 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
             result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
         if job.best is not None:
             result["best"] |= accuracy("test", _best_answers(job, batches))
-        _append_to_last_line(job.folder / "metrics.jsonl", accuracy("test", last))
+        if job.ranks.is_first:
+            _append_to_last_line(job.folder / "metrics.jsonl", accuracy("test", last))
     result["status"] = "finished"
-    write_json(job.folder / "result.json", result)
-    return result
+
+    def write() -> dict[str, Any]:
+        write_json(job.folder / "result.json", result)
+        return result
+
+    return job.ranks.first(write)
 
 
 def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
@@ -149,6 +158,7 @@ def environment(config: Config) -> dict[str, Any]:
         "processor": platform.machine(),
         "cores": os.cpu_count(),
         "threads": config.train.threads,
+        "processes": Ranks().world,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
 
@@ -163,7 +173,8 @@ def _best_answers(job: Job, batches: Any) -> Answers:
     distiller = job.distiller
     present = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
     try:
-        distiller.load_state_dict(load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
+        best = job.ranks.first(lambda: load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
+        distiller.load_state_dict(best)
         with evaluating(distiller):
             return answers(distiller.predict, batches)
     finally:

@@ -6,13 +6,15 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from understudy.build import Built, build, build_job, eval_batches, process
+from understudy.build import Built, build, build_job, divided_batches, eval_batches, joined, process
 from understudy.config import Config, ModelConfig, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
@@ -136,7 +138,7 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
         built = build(config, device)
         if built.data.test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
-        batches = eval_batches(built.data.test, built, device)
+        batches = divided_batches(built.data.test, built, device)
         student = built.distiller.deployable().eval()
         if weights is not None:
             load_weights(student, weights)
@@ -145,6 +147,7 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
         if built.distiller.guides:
             theirs = answers(built.distiller.guides.predict, batches)
             result |= accuracy("teacher", theirs) | agreement(measured, theirs)
+        quiet = quiet or not built.distiller.ranks.is_first
     console = Console(quiet=quiet)
     for name, value in result.items():
         console.say(f"{name:<14} {value:6.2f}%")
@@ -180,10 +183,16 @@ def _chain(config: Config, quiet: bool) -> Run:
     folder = Path(config.output)
     models = [*config.assistants, *[config.student] * config.generations]
     link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
-    if folder.is_dir() and (folder / "config.yaml").exists():
-        _stored(folder, config)
-    with locked(folder):
+    ranks = joined(config)
+
+    def claim() -> None:
+        if folder.is_dir() and (folder / "config.yaml").exists():
+            _stored(folder, config)
+        held.enter_context(locked(folder))
         write_text(folder / "config.yaml", config.yaml())
+
+    with ExitStack() as held:
+        ranks.first(claim)
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"
             job = link.replaced(
@@ -193,8 +202,8 @@ def _chain(config: Config, quiet: bool) -> Run:
             )
             if teacher is None:  # the first generation of a self-distillation has nobody to learn from
                 job = job.replaced(**{"losses": [{"name": "ce"}], "gradients.align": "none"})
-            Console(quiet=quiet).say(f"— link {number} of {len(models)}: {model.model}")
-            if number == len(models) or finished(job) is None:
+            Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
+            if number == len(models) or ranks.first(partial(finished, job)) is None:
                 run = _begin("train" if teacher is None else "distill", job, quiet)
             teacher = ModelConfig(
                 model=model.model, weights=str(output / "student.safetensors"), taps=model.taps
@@ -204,22 +213,28 @@ def _chain(config: Config, quiet: bool) -> Run:
 
 
 def _begin(verb: str, config: Config, quiet: bool) -> Run:
-    """Claims the output folder and runs, or goes on with what is there."""
-    folder = Path(config.output)
-    stored = _stored(folder, config)
-    stop = threading.Event()
-    with stopped_by_signals(stop), process(stored or config) as device:
-        built = build(
-            stored or config, device
-        )  # before the folder is touched: what is wrong leaves nothing behind
-        with locked(folder):
-            stored = _stored(folder, config)  # another process may have come first
-            if stored is None:
-                write_json(folder / "environment.json", environment(built.config))
-                write_text(folder / "config.yaml", built.config.yaml())
-            with Console(folder / "train.log", quiet=quiet) as console:
-                job = build_job(built, folder, console, device, stop)
-                return _run(verb, job, built)
+    """Claims the output folder and runs, or goes on with what is there.
+
+    Of several processes the first one alone knows the folder; what it reads there it sends to the others.
+    """
+    folder, stop, ranks = Path(config.output), threading.Event(), joined(config)
+    stored = ranks.first(partial(_stored, folder, config))
+    with stopped_by_signals(stop), process(stored or config) as device, ExitStack() as held:
+        # before the folder is touched: what is wrong leaves nothing behind
+        built = ranks.together(partial(build, stored or config, device))
+        console = Console(folder / "train.log", quiet=quiet) if ranks.is_first else Console(quiet=True)
+        job = ranks.together(partial(build_job, built, folder, console, device, stop))
+        ranks.first(partial(_claim, held, folder, config, built))
+        with console:
+            return _run(verb, job, built)
+
+
+def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
+    """Locks the output folder for this process, and writes down what is run there."""
+    held.enter_context(locked(folder))
+    if _stored(folder, config) is None:  # another process may have come first
+        write_json(folder / "environment.json", environment(built.config))
+        write_text(folder / "config.yaml", built.config.yaml())
 
 
 def _stored(folder: Path, config: Config) -> Config | None:
@@ -271,7 +286,7 @@ def _run(verb: str, job: Job, built: Built) -> Run:
     with job.measured():
         student = job.distiller.deployable().eval()
     job.distiller.close()
-    report = write_run_report(job.folder)
+    report = job.ranks.first(partial(write_run_report, job.folder))
     job.console.say(headline(result))
     job.console.say(f"report: {report}")
     return Run(job.folder, built.config, student, result)
@@ -296,21 +311,33 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
         f"{train.epochs} epochs of {job.loader.steps_per_epoch} steps, batch {train.batch_size}, {train.precision}, "
         f"{train.device}, {train.threads} threads, into {job.folder}"
     )
+    if job.ranks.several:
+        norms = "batch norms over all of them" if train.sync_bn else "batch norms each by itself"
+        lines.append(f"{job.ranks.world} processes share each batch; {norms}")
     return lines + [f"note: {note}" for note in built.notes]
 
 
 def _restore(job: Job, built: Built) -> None:
     """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
-    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
-    state = load_checkpoint(job.checkpoint) if begun else None
-    if state is None and job.distiller.needs_prepare:
-        job.console.say("one pass over the training images for what the terms must know of them")
-        job.distiller.prepare(eval_batches(built.data.train, built, job.device))
+    state = job.ranks.first(partial(_last_state, job))
+    if state is None:
+        job.distiller.share_state()
+        if job.distiller.needs_prepare:
+            job.console.say("one pass over the training images for what the terms must know of them")
+            job.distiller.prepare(eval_batches(built.data.train, built, job.device))
     if job.train.ema is not None:
         job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
     if state is not None:
         job.load(state)
         job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
+    if not job.ranks.is_first:
+        return
     metrics = job.folder / "metrics.jsonl"
     lines = [line for line in read_json_lines(metrics) if line["epoch"] <= job.epoch]
     write_text(metrics, "".join(json_line(line) + "\n" for line in lines))
+
+
+def _last_state(job: Job) -> dict[str, Any] | None:
+    """Returns the state to go on from, ``None`` at the beginning."""
+    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
+    return load_checkpoint(job.checkpoint) if begun else None

@@ -34,6 +34,7 @@ class TrainLoader:
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        parts: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         """Moves the images to the device.
@@ -49,6 +50,8 @@ class TrainLoader:
             drop_last: leave out an epoch's last batch if it is smaller.
             rank: number of this process.
             world: number of processes.
+            parts: into how many parts a batch will be cut (:meth:`shares`). Each part is divided among the processes,
+                so that it holds the same images on any number of them.
             memory_format: of the batches' images.
 
         Raises:
@@ -63,7 +66,7 @@ class TrainLoader:
         self.image_set = image_set.to(device)
         self.augment = augment
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
-        self.rank, self.world, self.memory_format = rank, world, memory_format
+        self.rank, self.world, self.parts, self.memory_format = rank, world, parts, memory_format
         self._mean, self._std = _channels(mean, device), _channels(std, device)
 
     @property
@@ -75,6 +78,23 @@ class TrainLoader:
     def global_batch_size(self, step: int) -> int:
         """Returns the number of images of a step over all ranks; an epoch's last step may have fewer."""
         return min(self.batch_size, len(self.image_set) - step * self.batch_size)
+
+    def shares(self, step: int) -> list[tuple[int, ...]]:
+        """Returns for each part of a step's batch the number of images of each rank.
+
+        A rank's batch holds its images of the first part, then those of the second, and so on. Parts without any
+        image are left out.
+        """
+        spans = self._spans(step)
+        ranks = [[_share(a, b, rank, self.world) for rank in range(self.world)] for a, b in spans]
+        return [tuple(rows.stop - rows.start for rows in part) for part in ranks]
+
+    def _spans(self, step: int) -> list[tuple[int, int]]:
+        """Returns the first and last position, the latter excluded, of each part of a step in the epoch's order."""
+        first = step * self.batch_size
+        stop = first + self.global_batch_size(step)
+        spans = [_share(first, stop, part, self.parts) for part in range(self.parts)]
+        return [(span.start, span.stop) for span in spans if span.stop > span.start]
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Returns an iterator over this rank's batches of an epoch, from ``start_step`` on (both from 0).
@@ -94,8 +114,7 @@ class TrainLoader:
         data = self.image_set
         order = permutation(self.seed, epoch, len(data), data.device)
         for step in range(start_step, self.steps_per_epoch):
-            first = step * self.batch_size
-            rows = order[_share(first, first + self.global_batch_size(step), self.rank, self.world)]
+            rows = torch.cat([order[_share(a, b, self.rank, self.world)] for a, b in self._spans(step)])
             index = data.index[rows]
             view = self.augment.views(self.seed, epoch, index)
             images = self.augment.render(
@@ -160,7 +179,7 @@ def _check(batch_size: int, rank: int, world: int) -> None:
 
 
 def _share(first: int, stop: int, rank: int, world: int) -> slice:
-    """Returns a rank's part of the positions ``[first, stop)``: contiguous, sizes within 1 of each other."""
+    """Returns part ``rank`` of ``world`` of positions ``[first, stop)``: contiguous, sizes within 1 of each other."""
     size = stop - first
     return slice(first + size * rank // world, first + size * (rank + 1) // world)
 

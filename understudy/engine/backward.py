@@ -1,4 +1,4 @@
-"""Backward: gradients of both sides of the loss, merged as METHODS.md section 8 says, into `.grad`."""
+"""Backward: gradients of both sides of the loss, merged as docs/methods.md says, into `.grad`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from understudy.engine.distributed import Ranks, Share
+from understudy.engine.reduction import GradientMean, Gradients
 from understudy.gradients import align_features, align_gradients
 from understudy.gradients.align import Role
 from understudy.interface import Align
 
-Gradients = list[Tensor | None]
-
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """What one forward pass of a distiller returns."""
+    """What one forward pass of a distiller returns.
+
+    Of several processes each has losses of its own; their mean is the loss of the global batch.
+    """
 
     loss: Tensor
     """The weighted sum of all terms, 0-d."""
@@ -25,6 +28,8 @@ class StepOutput:
     """Label of each active term -> its weighted loss."""
     logits: Tensor
     """``(B, C)`` logits of the model that will be deployed."""
+    share: Share
+    """Which part of the global batch this process held."""
     label_loss: Tensor | None
     """L_1 of the alignment: the terms that learn from labels alone."""
     guide_loss: Tensor | None
@@ -35,14 +40,23 @@ class StepOutput:
 
 @dataclass(slots=True)
 class Backward:
-    """Fills ``.grad`` of the parameters; holds unmerged gradients while a batch is accumulated in parts."""
+    """Fills ``.grad`` of the parameters; holds unmerged gradients while a batch is accumulated in parts.
+
+    Both sides' gradients are averaged over the processes before they are merged: λ is not linear, so merging first
+    would depend on the number of processes. All of them then find the same λ.
+    """
 
     parameters: Mapping[str, nn.Parameter]
     align: Align
+    ranks: Ranks
     info: dict[str, Tensor] = field(default_factory=dict)
     """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
     _label: Gradients = field(default_factory=list)
     _guide: Gradients = field(default_factory=list)
+    _mean: GradientMean = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._mean = GradientMean(self.parameters, self.ranks)
 
     def __call__(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Differentiates ``scale`` times the losses of ``out``; merges and writes ``.grad`` if it is the ``last`` part.
@@ -54,6 +68,7 @@ class Backward:
         self._label = _add(self._label, label)
         self._guide = _add(self._guide, guide)
         if last:
+            self._label, self._guide = self._mean(self._label, self._guide, terms=tuple(out.terms))
             merged = self._merge()
             self._label, self._guide = [], []
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
@@ -88,7 +103,7 @@ class Backward:
         if a is None or b is None:
             self.info = {}
             return _grad(out.loss * scale, list(self.parameters.values()))
-        _, self.info = align_features(a, b)
+        _, self.info = align_features(a, b, self._total if out.share.divided else None)
         cotangent = (self.info["lambda"] * a * scale).to(out.feature.dtype)
         return list(
             torch.autograd.grad(
@@ -98,6 +113,10 @@ class Backward:
                 allow_unused=True,
             )
         )
+
+    def _total(self, numbers: Tensor) -> Tensor:
+        """Returns products of two gradients, summed over the processes, of the mean loss."""
+        return self.ranks.total(numbers) / self.ranks.world**2
 
     def _merge(self) -> Gradients:
         if all(g is None for g in self._guide):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from understudy.engine.backward import Backward, StepOutput
+from understudy.engine.distributed import Ranks, Share
 from understudy.engine.guides import ONLY, Guides, by_name, check_teachers, seen_by
+from understudy.engine.relations import GlobalBatch
 from understudy.interface import Align, Batch, Network, Outputs, Setup
 from understudy.methods.term import Term, build_terms
 from understudy.models import family, known_roles
@@ -25,12 +28,17 @@ class Distiller(nn.Module):
     student. The student is tapped, never edited. The teacher is frozen in place and is no submodule: it is not in
     ``state_dict()`` and no wrapper sees it.
 
+    Where torch.distributed has a process group, each process gives its part of the batch, and ``backward`` leaves all
+    of them the gradients of the global batch: wrap nothing, step every process's optimiser alike, and seed all
+    processes alike. Then ``forward``, ``backward``, ``prepare`` and ``start_epoch`` are collective. The first forward
+    gives all processes the first one's weights.
+
     Args:
         student: any classifier whose forward maps images to logits.
         teacher: likewise; ``None`` for terms that need none; or several by name. A term then says which one it
             learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
-        align: how the gradients of labels and teacher are merged (METHODS.md section 8).
+        align: how the gradients of labels and teacher are merged (docs/methods.md, Gradient alignment).
         example: one image batch, for the dry run that finds the taps; by default zeros at 32×32.
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
@@ -39,6 +47,9 @@ class Distiller(nn.Module):
             teachers by name).
         precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
         same_family: whether both networks are of one family; by default judged by their classes.
+        sync_bn: with several processes, whether batch norms see the images of all, so that their number changes
+            nothing but rounding; otherwise each normalises its own images (faster), and the first one's running
+            statistics count.
 
     Raises:
         ValueError: unknown methods or settings, taps that do not exist, networks that do not suit a term.
@@ -69,6 +80,7 @@ class Distiller(nn.Module):
         teacher_taps: Mapping[str, Any] | None = None,
         precision: str = "fp32",
         same_family: bool | None = None,
+        sync_bn: bool = True,
     ) -> None:
         super().__init__()
         terms = build_terms(losses)
@@ -93,11 +105,14 @@ class Distiller(nn.Module):
         self.heads.to(example.device)
         self.align: Align = align
         self.precision = precision
+        self.sync_bn = sync_bn
+        self.ranks = Ranks()
+        self._shared = False
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
         self.guides = Guides(guides, self.terms, precision)
-        self._backward = Backward(dict(self._trainable()), align)
+        self._backward = Backward(dict(self._trainable()), align, self.ranks)
 
     @property
     def setup(self) -> Setup:
@@ -122,15 +137,17 @@ class Distiller(nn.Module):
         index: Tensor | None = None,
         view: Tensor | None = None,
         epoch: int = 0,
+        counts: tuple[int, ...] | None = None,
     ) -> StepOutput:
         """Returns the losses of one batch.
 
         Args:
-            images: ``(B, C, H, W)``, normalised.
+            images: ``(B, C, H, W)``, normalised; of several processes each gives its own, in the order of the ranks.
             targets: ``(B,)`` int64; ``None`` for images without labels, which only some terms can use.
             index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
+            counts: with several processes, B of each where all know it; else they ask each other in every step.
         """
         active = [(term, weight) for term in self.terms if (weight := term.weight.at(epoch)) != 0.0]
         if targets is None:
@@ -141,27 +158,50 @@ class Distiller(nn.Module):
                     )
             targets = torch.full((len(images),), -1, device=images.device)
         batch = Batch(images, targets, index, view)
-        student = self._student(images)
-        logits = self._logits(student)
-        shown = {**student, "logits": logits}
-        answers = self.guides.answers([term for term, _ in active], batch)
+        if self.ranks.several and not self._shared:
+            self.share_state()
+        share = self.ranks.share(images, counts)
+        if share.repeated:
+            batch = share.whole(batch)
+        methods = {term.label: term.method_at(epoch) for term, _ in active}
+        related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}
-        for term, weight in active:
-            seen = seen_by(term, answers) if term.reads_teacher else {}
-            losses[term.label] = weight * term.method_at(epoch).loss(shown, seen, batch, self._heads(term))
+        with share.apart(images.device, self.sync_bn):
+            student = self._student(batch.images)
+            logits = self._logits(student)
+            shown = {**student, "logits": logits}
+            answers = self.guides.answers([term for term, _ in active], batch)
+            for term, weight in active:
+                if term.label not in related:
+                    seen = seen_by(term, answers) if term.reads_teacher else {}
+                    loss = methods[term.label].loss(shown, seen, batch, self._heads(term))
+                    losses[term.label] = _scaled(loss, weight, share)
+        if related:  # on the global batch: every process computes the same, with the same random numbers
+            everything = GlobalBatch(share, batch)
+            for term, weight in active:
+                if term.label in related:
+                    method, seen = methods[term.label], seen_by(term, answers) if term.reads_teacher else {}
+                    ours = everything.shown(shown, method.student_roles)
+                    theirs = everything.shown(seen, method.teacher_taps)
+                    losses[term.label] = weight * method.loss(
+                        ours, theirs, everything.batch, self._heads(term)
+                    )
+            losses = {term.label: losses[term.label] for term, _ in active}
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
         feature = student.get("feature") if self.align == "feature" else None
-        return StepOutput(loss, losses, logits, _total(label), _total(guide), feature)
+        logits = logits[share.rows] if share.repeated else logits
+        return StepOutput(loss, losses, logits, share, _total(label), _total(guide), feature)
 
     def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Fills ``.grad``, merged as ``align`` says.
 
         Args:
             out: of this distiller's forward.
-            last: ``False`` while parts of one batch are accumulated; the merge happens once, at the last part.
-            scale: this part's share of the batch (1 without accumulation).
+            last: ``False`` while parts of one batch are accumulated; the processes' gradients are averaged and merged
+                once, at the last part.
+            scale: this part's share of the batch, of all processes together (1 without accumulation).
         """
         self._backward(out, last=last, scale=scale)
 
@@ -180,6 +220,8 @@ class Distiller(nn.Module):
     def prepare(self, batches: Iterable[Any]) -> None:
         """Lets every term compute what it must know of the training data (``dino``: the teacher's class means).
 
+        Of several processes the first computes it, from its batches, and the others are given the result.
+
         Args:
             batches: un-augmented training data: a re-iterable of :class:`Batch` or of ``(images, targets)`` pairs.
         """
@@ -187,15 +229,28 @@ class Distiller(nn.Module):
         for term in self.terms:
             heads = self._heads(term)
             if term.method.needs_prepare(heads):
-                term.method.prepare(
-                    self._setups[term.teacher],
-                    heads,
-                    stream,
-                    self.guides.of(term),
-                )
+                state = self.ranks.first(partial(self._prepare, term, stream))
+                if not self.ranks.is_first:
+                    heads.load_state_dict(state)
+
+    def share_state(self) -> None:
+        """Gives all processes the first one's weights and buffers; collective. The first forward does it, too."""
+        self.ranks.spread(self.state_dict().values())
+        self._shared = True
+
+    def share_statistics(self) -> None:
+        """Gives all processes the first one's buffers of the model that is measured; collective.
+
+        Gradients keep the weights alike, not running statistics that each process takes of its own images.
+        """
+        if not self.ranks.several:
+            return
+        state, weights = self.state_dict(), {name for name, _ in self.named_parameters()}
+        self.ranks.spread(state[name] for name in self.deployed_names() if name not in weights)
 
     def start_epoch(self) -> None:
         """Tells every term that an epoch begins; to be called before its first step, not when resuming within it."""
+        self.share_statistics()
         for term in self.terms:
             term.method.start_epoch(self.network, self._heads(term))
 
@@ -227,6 +282,11 @@ class Distiller(nn.Module):
         """Removes all taps from both networks."""
         self._taps.close()
         self.guides.close()
+
+    def _prepare(self, term: Term, batches: Iterable[Batch]) -> dict[str, Tensor]:
+        heads = self._heads(term)
+        term.method.prepare(self._setups[term.teacher], heads, batches, self.guides.of(term))
+        return heads.state_dict()
 
     def _student(self, images: Tensor) -> dict[str, Tensor]:
         if self.precision == "bf16":
@@ -315,6 +375,11 @@ def _default_example(student: nn.Module) -> Tensor:
     first = next((m for m in student.modules() if isinstance(m, nn.Conv2d)), None)
     place = next(student.parameters(), torch.zeros(()))
     return torch.zeros(2, first.in_channels if first else 3, 32, 32, device=place.device, dtype=place.dtype)
+
+
+def _scaled(loss: Tensor, weight: float, share: Share) -> Tensor:
+    """Returns the weighted mean over this process's images as its part of the mean over the processes."""
+    return weight * loss if share.balance == 1.0 else weight * share.balance * loss
 
 
 def _total(losses: list[Tensor]) -> Tensor | None:

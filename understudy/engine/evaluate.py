@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from understudy.engine.distributed import Ranks
 from understudy.interface import Batch
 
 
@@ -24,9 +25,43 @@ class Answers:
 
 @torch.no_grad()
 def answers(predict: Callable[[Tensor], Tensor], batches: Iterable[Batch]) -> Answers:
-    """Returns the logits of every image; ``predict`` must be in eval mode."""
+    """Returns the logits of every image; ``predict`` must be in eval mode.
+
+    With :class:`Shard` for batches it is collective, and every process gets the answers to the whole set.
+    """
     pairs = [(predict(batch.images).float(), batch.target) for batch in batches]
+    if isinstance(batches, Shard):
+        return batches.gathered(pairs)
     return Answers(torch.cat([logits for logits, _ in pairs]), torch.cat([target for _, target in pairs]))
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """This process's batches of a set that is divided among the processes, in the order of the ranks.
+
+    The parts may differ in length, and be empty.
+    """
+
+    batches: Iterable[Batch]
+    ranks: Ranks
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    def gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> Answers:
+        """Returns the answers to the whole set, from each process's logits and targets."""
+        sizes = self.ranks.exchange(
+            (sum(len(target) for _, target in pairs), *[x.shape[1] for x, _ in pairs[:1]])
+        )
+        counts = tuple(size[0] for size in sizes)
+        classes = next(size[1] for size in sizes if len(size) > 1)
+        nothing = (
+            torch.zeros(0, classes, device=self.device),
+            torch.zeros(0, dtype=torch.int64, device=self.device),
+        )
+        logits, target = (torch.cat(column) for column in zip(nothing, *pairs, strict=True))
+        return Answers(self.ranks.gather(logits, counts), self.ranks.gather(target, counts))
 
 
 @contextmanager

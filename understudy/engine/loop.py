@@ -20,6 +20,7 @@ from understudy.data.loader import TrainLoader
 from understudy.engine.checkpoint import save_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
+from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
@@ -64,7 +65,17 @@ class Job:
     seconds: float = 0.0
     """Time trained so far."""
     stop: threading.Event = field(default_factory=threading.Event)
-    """Set to ask the loop for a checkpoint and an end."""
+    """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
+    wishes: Wishes = field(init=False)
+    """What the processes want at the end of a step."""
+
+    def __post_init__(self) -> None:
+        self.wishes = Wishes(self.ranks)
+
+    @property
+    def ranks(self) -> Ranks:
+        """The processes that train together; the first one writes all files."""
+        return self.distiller.ranks
 
     @property
     def checkpoint(self) -> Path:
@@ -85,10 +96,19 @@ class Job:
             "threads": torch.get_num_threads(),
         }
 
+    def save(self) -> None:
+        """Writes the checkpoint; of several processes the first does."""
+        if self.ranks.is_first:
+            save_checkpoint(self.checkpoint, self.state())
+
     @contextmanager
     def measured(self) -> Iterator[None]:
-        """Lends the distiller the weights that are measured and deployed: the moving average, if there is one."""
+        """Lends the distiller the weights that are measured and deployed: the moving average, if there is one.
+
+        Collective: all processes are lent the same running statistics.
+        """
         with self.average.applied() if self.average is not None else nullcontext():
+            self.distiller.share_statistics()
             yield
 
     def load(self, state: dict[str, Any]) -> None:
@@ -120,6 +140,7 @@ def fit(job: Job) -> None:
         trained = time.perf_counter() - began
         job.seconds += trained
         job.epoch, job.step, job.meters = job.epoch + 1, 0, None
+        meters.gather()
         line = {"epoch": job.epoch, "lr": job.optimizer.param_groups[0]["lr"], **meters.summary()}
         if job.measure is not None and (
             job.epoch % job.train.eval_every == 0 or job.epoch == job.train.epochs
@@ -128,8 +149,9 @@ def fit(job: Job) -> None:
             _keep_best(job, line)
         images = (steps - first) * job.train.batch_size
         line["images_per_second"] = round(images / max(trained, 1e-9), 1)
-        append_line(job.folder / "metrics.jsonl", json_line(line))
-        save_checkpoint(job.checkpoint, job.state())
+        if job.ranks.is_first:
+            append_line(job.folder / "metrics.jsonl", json_line(line))
+        job.save()
         job.console.say(_epoch_line(line, job.train.epochs))
 
 
@@ -158,36 +180,40 @@ def _train_epoch(job: Job, meters: Meters) -> None:
             job.average.update()
         job.step += 1
         job.console.advance()
-        late = time.monotonic() - saved > 60 * train.checkpoint_minutes
-        stopping = job.stop.is_set()
+        overdue = job.ranks.is_first and time.monotonic() - saved > 60 * train.checkpoint_minutes
+        saved = time.monotonic() if overdue else saved
+        stopping, late = job.wishes.heard(job.stop.is_set(), overdue)
         if job.step % CHECK_EVERY == 0 or job.step == steps or late or stopping:
             _check_finite(job, meters)
         if (late or stopping) and job.step < steps:
+            meters.gather()
             job.meters = meters.state_dict()
-            save_checkpoint(job.checkpoint, job.state())
-            saved = time.monotonic()
+            job.save()
         if stopping and job.step < steps:
             raise InterruptedRunError
 
 
 def _forward_backward(job: Job, batch: Batch, meters: Meters) -> None:
     """Fills the gradients of one batch, in as many parts as ``train.accumulate`` says."""
-    parts = list(_parts(batch, job.train.accumulate))
-    for i, part in enumerate(parts):
-        out = job.distiller(part.images, part.target, index=part.index, view=part.view, epoch=job.epoch)
-        share = len(part.target) / len(batch.target)
-        job.distiller.backward(out, last=i == len(parts) - 1, scale=share)
-        meters.add(out.loss, out.terms, out.logits, part.target)
+    shares = job.loader.shares(job.step)  # part -> images of each process
+    total = sum(map(sum, shares))
+    for i, (part, counts) in enumerate(zip(_parts(batch, shares, job.ranks.rank), shares, strict=True)):
+        out = job.distiller(
+            part.images, part.target, index=part.index, view=part.view, epoch=job.epoch, counts=counts
+        )
+        job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
+        meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    if count == 1:
+def _parts(batch: Batch, shares: list[tuple[int, ...]], rank: int) -> Iterator[Batch]:
+    if len(shares) == 1:
         yield batch
         return
+    sizes = [counts[rank] for counts in shares]
     columns = (batch.images, batch.target, batch.index, batch.view)
     for images, target, index, view in zip(
-        *(c.chunk(count) if c is not None else [None] * count for c in columns), strict=False
+        *(c.split(sizes) if c is not None else [None] * len(sizes) for c in columns), strict=True
     ):
         yield Batch(images, target, index, view)
 
@@ -196,6 +222,8 @@ def _check_finite(job: Job, meters: Meters) -> None:
     problem = meters.problem()
     if problem is None:
         return
+    if not job.ranks.is_first:
+        raise OtherProcessError(f"the loss must stay finite, got NaN or infinity in {problem}")
     kept = (
         f"The last good state is {job.checkpoint}"
         if job.checkpoint.exists()
@@ -211,7 +239,8 @@ def _keep_best(job: Job, line: dict[str, Any]) -> None:
     if job.best is None or line["val/acc1"] > job.best["val/acc1"]:
         job.best = {"epoch": line["epoch"], "val/acc1": line["val/acc1"]}
         with job.measured():
-            save_checkpoint(job.folder / "checkpoints" / "best.pt", {"model": job.distiller.state_dict()})
+            if job.ranks.is_first:
+                save_checkpoint(job.folder / "checkpoints" / "best.pt", {"model": job.distiller.state_dict()})
 
 
 def _epoch_line(line: dict[str, Any], epochs: int) -> str:

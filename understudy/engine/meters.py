@@ -6,10 +6,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
+
+from understudy.engine.distributed import Ranks
+
+NEVER = 2**62
 
 
 class Meters:
     """Running sums of the losses, the accuracy and the alignment of one epoch, and the first non-finite loss.
+
+    Of several processes each adds its own; :meth:`gather` adds them up. Then, as before the first sum, one process
+    holds everything and the others nothing, so that a checkpoint of the sums is good for any number of processes.
 
     Args:
         labels: the terms that are active in this epoch, in order.
@@ -17,23 +25,41 @@ class Meters:
     """
 
     def __init__(self, labels: Sequence[str], device: torch.device) -> None:
+        self.ranks = Ranks()
         self.labels = ("loss", *labels)
         self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
         self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
         self.alignment = torch.zeros(
             3, dtype=torch.float64, device=device
         )  # sum of lambda, conflicts, merges
-        self.bad = torch.zeros(len(self.labels), dtype=torch.bool, device=device)
-        self.failed = torch.zeros((), dtype=torch.bool, device=device)
+        self.adds = 0
+        # for each loss that was not finite when the first one was: the number of that addition
+        self.bad = torch.full((len(self.labels),), NEVER, device=device)
 
     @torch.no_grad()
-    def add(self, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, target: Tensor) -> None:
-        """Adds one batch (or one part of it)."""
+    def add(
+        self,
+        loss: Tensor,
+        terms: dict[str, Tensor],
+        logits: Tensor,
+        target: Tensor,
+        weight: float | None = None,
+    ) -> None:
+        """Adds one batch (or one part of it).
+
+        Args:
+            loss: of the batch.
+            terms: of the batch, in the order of the labels.
+            logits: of the images that are counted, ``(B, C)``.
+            target: likewise, ``(B,)``.
+            weight: images that the losses stand for, if not B.
+        """
         values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())]).to(torch.float64)
         wrong = ~values.isfinite()
-        self.bad = torch.where(self.failed, self.bad, wrong)  # what was wrong first, before it spread
-        self.failed = self.failed | wrong.any()
-        self.sums += values * len(target)
+        # what was wrong first, before it spread
+        self.bad = torch.where((self.bad == NEVER).all() & wrong, self.adds, self.bad)
+        self.adds += 1
+        self.sums += values * (len(target) if weight is None else weight)
         self.counts += torch.stack(
             [(logits.argmax(dim=1) == target).sum(), torch.full_like(self.counts[0], len(target))]
         )
@@ -48,15 +74,34 @@ class Meters:
                 [strength.mean(), conflict.mean(), torch.ones_like(self.alignment[2])]
             )
 
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Moves the sums of all processes to the first one; collective. The alignment is the same on all already."""
+        if not self.ranks.several:
+            return
+        message = torch.cat([self.sums, self.counts.to(torch.float64)])  # counts are exact up to 2^53
+        self.ranks.total(message)
+        if not self.ranks.is_first:
+            message.zero_()
+        self.sums.copy_(message[: len(self.sums)])
+        self.counts.copy_(message[len(self.sums) :])
+
     def problem(self) -> str | None:
-        """Returns the terms that stopped being finite first, or ``None``; reads the device."""
-        if not bool(self.failed):
+        """Returns the terms that stopped being finite first, or ``None``; reads the device; collective."""
+        found = self.bad.clone()
+        if self.ranks.several:
+            dist.all_reduce(found, dist.ReduceOp.MIN)
+        when = found.tolist()
+        if min(when) == NEVER:
             return None
-        bad = [label for label, wrong in zip(self.labels, self.bad.tolist(), strict=True) if wrong]
+        bad = [label for label, addition in zip(self.labels, when, strict=True) if addition == min(when)]
         return ", ".join(label for label in bad if label != "loss") or "loss"
 
     def summary(self) -> dict[str, float]:
-        """Returns the means of the epoch under their names in ``metrics.jsonl``; reads the device."""
+        """Returns the means of the epoch under their names in ``metrics.jsonl``; reads the device.
+
+        With several processes the first one's are right, after :meth:`gather`.
+        """
         correct, seen = self.counts.tolist()
         values = (self.sums / max(seen, 1)).tolist()
         summary = {f"train/{label}": value for label, value in zip(self.labels, values, strict=True)}
@@ -71,6 +116,7 @@ class Meters:
         return {"sums": self.sums, "counts": self.counts, "alignment": self.alignment}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes saved sums."""
+        """Takes saved sums; of several processes the first does, for all."""
         for name, tensor in state.items():
-            getattr(self, name).copy_(tensor)
+            if self.ranks.is_first or name == "alignment":
+                getattr(self, name).copy_(tensor)

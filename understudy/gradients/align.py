@@ -19,7 +19,7 @@ sum d and n).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import torch
@@ -105,7 +105,9 @@ def align_gradients(
     return merged, {"lambda": strength, "dot": dot, "norm_sq": norm_sq, "cosine": cosine}
 
 
-def align_features(ce_gradient: Tensor, kd_gradient: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def align_features(
+    ce_gradient: Tensor, kd_gradient: Tensor, total: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the merged gradient with respect to a batch of features (mode ``feature``), and its numbers.
 
     One backward of the backbone from the merged gradient then replaces two. Its λ is not an estimate of
@@ -114,6 +116,7 @@ def align_features(ce_gradient: Tensor, kd_gradient: Tensor) -> tuple[Tensor, di
     Args:
         ce_gradient: a_h, of the weighted label loss with respect to the features.
         kd_gradient: b_h, of all other weighted losses together.
+        total: where the batch is divided over processes, sums a vector of numbers over them: d, n and ‖b_h‖².
 
     Returns:
         merged: (1+λ)a_h + b_h, with one λ for the batch, in the gradients' dtype.
@@ -138,8 +141,11 @@ def align_features(ce_gradient: Tensor, kd_gradient: Tensor) -> tuple[Tensor, di
             f"{tuple(kd_gradient.shape)}. Differentiate both losses by the same tensor"
         )
     dot, norm_sq = conflict([ce_gradient], [kd_gradient])
+    kd_norm_sq = squared_norm([kd_gradient])
+    if total is not None:
+        dot, norm_sq, kd_norm_sq = total(torch.stack([dot, norm_sq, kd_norm_sq])).unbind()
     strength = coefficient(dot, norm_sq)
-    cosine = _cosine(dot, norm_sq, squared_norm([kd_gradient]))
+    cosine = _cosine(dot, norm_sq, kd_norm_sq)
     (merged,) = merge([ce_gradient], [kd_gradient], strength)
     assert merged is not None  # both sides were given
     return merged, {"lambda": strength, "dot": dot, "norm_sq": norm_sq, "cosine": cosine}

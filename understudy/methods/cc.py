@@ -28,6 +28,11 @@ class CC(Method):
     width: Annotated[int, Ge(1)] = 128
     """Of both embeddings."""
 
+    @property
+    def relates_samples(self) -> bool:
+        """Always: neighbours in the batch."""
+        return True
+
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns both embeddings; the teacher's is trained too."""
         return nn.ModuleDict(feature_embeddings(setup, self.width))

@@ -33,6 +33,11 @@ class CosineDirection(Method):
     correct_only: bool = False
     """Whether images that the teacher gets wrong are left out of the class means."""
 
+    @property
+    def relates_samples(self) -> bool:
+        """With balance: what a sample weighs depends on how many share its class."""
+        return self.class_balanced
+
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the projector (the identity for equal widths) and the teacher's class means."""
         return nn.ModuleDict(

@@ -33,6 +33,11 @@ class CRD(Method):
     momentum: Share = 0.5
     """Share of the old row when the memory is renewed."""
 
+    @property
+    def relates_samples(self) -> bool:
+        """Always: the memory keeps a row of each."""
+        return True
+
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns both embeddings and the memory.
 

@@ -27,6 +27,11 @@ class DIST(Method):
     temperature: Positive = 4.0
     standardise: bool = False
 
+    @property
+    def relates_samples(self) -> bool:
+        """With the correlation of columns, which runs over the samples."""
+        return self.gamma > 0
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns T² (beta·(1 - correlation of rows) + gamma·(1 - correlation of columns))."""
         logits = logit_pair(student, teacher, self.standardise)

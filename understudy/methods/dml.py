@@ -57,7 +57,8 @@ class DML(Method):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the student's divergence from its peers, and everything its peers learn from."""
-        logits = [student["logits"], *(peer(batch.images).float() for peer in heads.values())]
+        answers = (peer(batch.images) for peer in heads.values())
+        logits = [student["logits"], *(x.float() if x.element_size() < 4 else x for x in answers)]
         total = dml_loss(logits[0], logits[1:], self.temperature)
         for i, peer in enumerate(logits[1:], start=1):
             others = logits[:i] + logits[i + 1 :]

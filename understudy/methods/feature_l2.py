@@ -27,6 +27,11 @@ class FeatureL2(Method):
     class_balanced: bool = False
     projector: Projector = "released"
 
+    @property
+    def relates_samples(self) -> bool:
+        """With balance: what a sample weighs depends on how many share its class."""
+        return self.class_balanced
+
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the projector (the identity for equal widths)."""
         return nn.ModuleDict({"project": student_projector(setup, self.projector)})

@@ -44,6 +44,16 @@ class Method(ABC):
         """The roles that this very instance reads of the student, where settings decide which of ``student_taps``."""
         return self.student_taps
 
+    @property
+    def relates_samples(self) -> bool:
+        """Whether the loss is more than a mean over samples: it relates them, or keeps a memory of them.
+
+        With several processes such a loss is evaluated on the global batch by each of them alike: it then sees
+        outputs, target, index and view of all images, but ``batch.images`` of its own process only. All other losses
+        must be means (in whatever weights a sample alone decides), so that parts of a batch add up.
+        """
+        return False
+
     def resolved(self, setup: Setup) -> Method:
         """Returns the same method with every automatic choice made; the choice is written into the run's config."""
         del setup

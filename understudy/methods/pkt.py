@@ -27,6 +27,11 @@ class PKT(Method):
 
     eps: Positive = 1e-7
 
+    @property
+    def relates_samples(self) -> bool:
+        """Always: all pairs of them."""
+        return True
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean over pairs of t·log(t/s)."""
         return pkt_loss(student["feature"], teacher["feature"], self.eps)

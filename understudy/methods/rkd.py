@@ -23,6 +23,11 @@ class RKD(Method):
     distance_weight: NonNegative = 25.0
     angle_weight: NonNegative = 50.0
 
+    @property
+    def relates_samples(self) -> bool:
+        """Always: pairs and triples of them."""
+        return True
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns distance_weight·(distances) + angle_weight·(angles)."""
         return rkd_loss(student["feature"], teacher["feature"], self.distance_weight, self.angle_weight)

@@ -23,6 +23,11 @@ class SP(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
 
+    @property
+    def relates_samples(self) -> bool:
+        """Always: all pairs of them."""
+        return True
+
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean over pairs of (G_s - G_t)², rows of G normalised."""
         return sp_loss(student["stage_last"], teacher["stage_last"])

@@ -1,0 +1,63 @@
+"""Starts the processes that these tests are about."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKERS = Path(__file__).parent / "workers"
+collect_ignore_glob = ["workers/*"]  # scripts, run as processes of their own
+
+
+@pytest.fixture(scope="session")
+def worker():
+    """A function that imports a worker script into this process."""
+
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"worker_{name}", WORKERS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """A function that runs a worker script as one of ``world`` processes and returns what each printed."""
+
+    def run(script, *arguments, world, timeout=300):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = os.environ | {
+            "OMP_NUM_THREADS": "1",
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        command = [sys.executable, "-W", "error", str(WORKERS / script), *map(str, arguments)]
+        started = [
+            subprocess.Popen(
+                command,
+                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank in range(world)
+        ]
+        try:
+            said = [process.communicate(timeout=timeout)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        for rank, process in enumerate(started):
+            assert process.returncode == 0, f"process {rank} of {world}:\n{said[rank]}"
+        return said
+
+    return run

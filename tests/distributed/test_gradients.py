@@ -1,0 +1,72 @@
+"""One, two and four processes take the same step on the same global batch, whatever the method and alignment."""
+
+import re
+
+import pytest
+import torch
+
+from understudy.methods import METHODS
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def steps(processes, tmp_path_factory):
+    """Number of processes -> name of a step -> what came of it."""
+    folder, found = tmp_path_factory.mktemp("steps"), {}
+    for world, aligns in ((1, "all"), (2, "all"), (4, "backbone")):
+        processes("gradients.py", folder / f"{world}.pt", aligns, world=world)
+        found[world] = torch.load(folder / f"{world}.pt")
+    return found
+
+
+def difference(ours, theirs):
+    """The largest difference of any tensor, as a share of its own largest entry.
+
+    Entries a million times smaller than the step's largest are rounding themselves (biases in front of batch norms).
+    """
+    largest = {name: float(value.double().abs().max()) for name, value in ours.items() if value.numel()}
+    floor = 1e-6 * max(largest.values())
+    return max(
+        float((ours[n].double() - theirs[n].double()).abs().max()) / max(size, floor)
+        for n, size in largest.items()
+    )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_the_number_of_processes_changes_nothing_but_rounding(steps, world):
+    assert steps[world].keys() <= steps[1].keys()
+    for name, theirs in steps[world].items():
+        ours = steps[1][name]
+        assert ours.keys() == theirs.keys(), name
+        assert difference(ours, theirs) < 1e-9, name
+
+
+def test_every_method_and_alignment_was_compared(steps):
+    for name in set(METHODS) - {"ce"}:
+        aligns = {step.partition(" / ")[2] for step in steps[2] if step.startswith(f"{name} / ")}
+        assert {"none", "released", "backbone", "feature", "buffers"} <= aligns, name
+        assert f"{name} / backbone" in steps[4], name
+    assert "dhkd / paper" in steps[2]
+
+
+def test_there_was_a_conflict_to_resolve(steps):
+    for align in ("released", "backbone", "feature"):
+        info = steps[4][f"conflict / {align}"]
+        assert info["info/dot"] < 0 < info["info/lambda"]
+
+
+def test_a_term_that_ends_leaves_its_parameters_without_a_gradient(steps):
+    aux = "heads.dhkd.aux.weight"
+    for align in ("none", "backbone"):
+        with_term, without, again = (
+            steps[2][f"a term that ends / {align}, epoch {epoch}"] for epoch in (0, 1, 0)
+        )
+        assert aux in with_term
+        assert aux not in without
+        assert aux in again
+
+
+def test_small_batches_were_among_them(steps):
+    sizes = {int(found[1]) for step in steps[4] if (found := re.fullmatch(r"(\d+) images", step))}
+    assert min(sizes) < 4 < max(sizes)

@@ -1,0 +1,70 @@
+"""Who this process is, by what the launcher says."""
+
+import pytest
+
+from understudy.engine.launch import Launch, launched, lost
+
+STEP = {
+    "SLURM_PROCID": "5",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "1234",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "gpu[07-08,11]",
+}
+
+
+def test_a_process_on_its_own_is_no_launch():
+    assert launched({}) is None
+    assert launched({"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}) is None
+    assert launched({**STEP, "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}) is None
+
+
+def test_torchruns_variables_come_first():
+    torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert launched({**STEP, **torchrun}) == Launch(3, 4, 1, None)
+
+
+def test_a_slurm_step_names_its_first_node_and_a_port_of_its_own():
+    assert launched(STEP) == Launch(5, 8, 1, "tcp://gpu07:21234")
+    other = launched({**STEP, "SLURM_STEP_ID": "1"})
+    assert other is not None
+    assert other.address != "tcp://gpu07:21234"
+
+
+def test_a_given_address_is_taken():
+    given = launched({**STEP, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"})
+    assert given == Launch(5, 8, 1, "tcp://10.0.0.1:29500")
+
+
+def test_a_batch_script_outside_of_a_step_runs_alone():
+    """`sbatch` sets the number of tasks in the script itself, which runs once."""
+    script = {key: value for key, value in STEP.items() if not key.startswith("SLURM_STEP")}
+    assert launched({**script, "SLURM_PROCID": "0"}) is None
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node1", "node1"),
+        ("node1,node2", "node1"),
+        ("a-b[3,5-7],c9", "a-b3"),
+        ("rack[1-2]node[004-9]", "rack1node004"),
+        ("gpu[07-08,11].cluster", "gpu07.cluster"),
+    ],
+)
+def test_the_first_node_of_a_list_is_found(nodes, first):
+    launch = launched({**STEP, "SLURM_STEP_NODELIST": nodes})
+    assert launch is not None
+    assert launch.address == f"tcp://{first}:21234"
+
+
+def test_a_lost_connection_becomes_one_line_and_other_errors_stay():
+    gloo = RuntimeError(
+        "[/src/gloo/pair.cc:561] Connection closed by peer [127.0.0.1]:5. This is typically bad.\nmore"
+    )
+    assert lost(gloo) is not None
+    assert "Connection closed by peer [127.0.0.1]:5" in str(lost(gloo))
+    assert "\n" not in str(lost(gloo))
+    assert lost(RuntimeError("CUDA out of memory")) is None
+    assert lost(ValueError("peer Connection")) is None

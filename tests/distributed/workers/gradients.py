@@ -1,0 +1,66 @@
+"""Writes the first step's gradients of many jobs into a file: `gradients.py OUT all|ALIGN`, as one of N processes."""
+
+import copy
+import os
+import sys
+
+import jobs
+import torch
+
+from understudy.engine.backward import Backward
+from understudy.engine.distributed import Ranks
+from understudy.engine.launch import join
+
+
+def all_steps(aligns):
+    """Yields names and what came out; on any number of processes the same."""
+    columns = jobs.global_batch(11)  # uneven on 2 and on 4
+    for label, losses in jobs.term_lists().items():
+        distiller = jobs.distiller_of(losses)
+        start = copy.deepcopy(distiller.state_dict())
+        for align in aligns:
+            distiller.load_state_dict(start)
+            distiller.align = align
+            distiller._backward = Backward(dict(distiller._trainable()), align, distiller.ranks)
+            try:
+                yield f"{label} / {align}", jobs.step(distiller, columns)
+            except ValueError as error:
+                if "mode 'paper' must" not in str(error):
+                    raise
+        yield f"{label} / buffers", dict(distiller.named_buffers())
+    for align in jobs.ALIGNS:
+        distiller, columns = jobs.conflict(align)
+        yield f"conflict / {align}", jobs.step(distiller, columns)
+    ends = [{"name": "ce"}, {"name": "dhkd", "head": "linear", "weight": {"until_epoch": 1}}]
+    for align in ("none", "backbone"):
+        distiller = jobs.distiller_of(ends, align)
+        for epoch in (0, 1, 0):
+            yield (
+                f"a term that ends / {align}, epoch {epoch}",
+                jobs.step(distiller, jobs.global_batch(12), epoch),
+            )
+    several = [
+        {"name": "ce"},
+        {"name": "dhkd", "head": "mlp"},
+        {"name": "rkd"},
+        {"name": "crd", "negatives": 9},
+    ]
+    for size in (5, 3, 2):  # too few for four processes, or for two
+        yield f"{size} images", jobs.step(jobs.distiller_of(several, "backbone"), jobs.global_batch(size))
+    yield "two parts", jobs.step(jobs.distiller_of(several, "backbone"), jobs.global_batch(20), parts=2)
+
+
+def main(path, aligns):
+    join(torch.device("cpu"))
+    ranks, results = Ranks(), {}
+    for name, values in all_steps(jobs.ALIGNS if aligns == "all" else (aligns,)):
+        bits = ranks.exchange([value.detach().numpy().tobytes() for value in values.values()])
+        assert all(others == bits[0] for others in bits), f"{name}: the processes differ"
+        results[name] = {key: value.detach().clone() for key, value in values.items()}
+    if ranks.is_first:
+        torch.save(results, path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
+    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself

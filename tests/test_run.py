@@ -69,8 +69,8 @@ def test_a_stopped_run_resumes_to_the_same_bits(digits_config, tmp_path, monkeyp
     folder = str(tmp_path / "stopped")
     steps, step = [0], loop._forward_backward
 
-    def counted(job, batch, meters):
-        step(job, batch, meters)
+    def counted(job, *step_arguments):
+        step(job, *step_arguments)
         steps[0] += 1
         if steps[0] == stop_after:
             job.stop.set()
@@ -94,7 +94,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(digits_config, tmp
     class KilledError(BaseException):
         pass
 
-    def dies(job, batch, meters):
+    def dies(job, *step_arguments):
         raise KilledError
 
     with monkeypatch.context() as patch:
@@ -324,8 +324,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bi
     whole = us.distill(digits_config, quiet=True)
     folder, steps, step = tmp_path / "damaged", [0], loop._forward_backward
 
-    def counted(job, batch, meters):
-        step(job, batch, meters)
+    def counted(job, *step_arguments):
+        step(job, *step_arguments)
         steps[0] += 1
         if steps[0] == 12:
             job.stop.set()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,8 +20,10 @@ from understudy.build import build, build_job, eval_batches, process
 from understudy.config import Config, load_config
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
+from understudy.engine.distributed import Ranks
 from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import Job, fit
+from understudy.guidance import attach_answers, settle_precision, without_auto_tables
 from understudy.teacher.assemble import can_answer_ahead
 from understudy.teacher.auto import expected_hits
 
@@ -29,8 +31,6 @@ PARTS = ("data", "teacher", "student", "losses", "backward", "optimizer", "loop"
 """What a step is made of. ``backward`` includes the alignment, ``loop`` is all the rest: sums, rates, checkpoints."""
 _WARM_UP = 5  # steps before anything is timed
 _MIN_STEPS, _MIN_SECONDS = 20, 3.0
-
-_T = TypeVar("_T")
 
 
 def bench(
@@ -41,6 +41,9 @@ def bench(
     The loop runs twice for at least 20 steps and 3 seconds: as it is, which gives the time of a step, and with a
     stopwatch that waits for the device at every border, which gives the parts. They are means; the parts add up to
     the second run's step, which is a little slower on a GPU.
+
+    A table of the teacher's answers is used where the config names it (``teacher.table``), as far as it is filled;
+    ``auto`` is measured as ``off``, which is what a first epoch is like.
 
     Args:
         source: a YAML file, a mapping, or a config.
@@ -56,11 +59,12 @@ def bench(
     Raises:
         ValueError: the config is wrong, or the training diverged.
     """
-    config = load_config(source, overrides)
+    config = without_auto_tables(load_config(source, overrides))
     with process(config) as device, tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
-        built = build(config, device)
-        pace = _Pace(device)
+        pace, ranks = _Pace(device), Ranks()
+        built = settle_precision(build(config, device), device, ranks)
         job = build_job(built, Path(folder), pace, device, threading.Event())
+        built = attach_answers(built, job.stream, Path(folder), ranks)
         job.measure = None  # evaluation is no part of a step
         if job.distiller.needs_prepare:
             job.distiller.prepare(eval_batches(built.data.train, built, device))
@@ -83,6 +87,7 @@ def bench(
             "table": _table(job, step_ms, share),
             "setting": _setting(built.config),
         }
+        job.stream.close()
         job.distiller.close()
     if not quiet:
         print(describe(result))
@@ -199,7 +204,7 @@ def _run(job: Job, pace: _Pace, watch: Stopwatch | None = None) -> tuple[int, fl
 def _watched(job: Job, watch: Stopwatch) -> Iterator[None]:
     """Puts the stopwatch on the parts of a job: hooks on the networks and the optimiser, a wrapper on the loader."""
     distiller: Distiller = job.distiller
-    epoch, backward = job.loader.epoch, distiller.backward
+    at, backward = job.stream.at, distiller.backward
     handles = [*_hooks(distiller, "losses", watch), *_hooks(distiller.student, "student", watch)]
     for teacher in distiller.guides.teachers.values():
         handles += _hooks(teacher.module, "teacher", watch)
@@ -210,12 +215,16 @@ def _watched(job: Job, watch: Stopwatch) -> Iterator[None]:
         with watch.part("backward"):
             backward(*args, **kwargs)
 
-    job.loader.epoch = lambda *args, **kwargs: _timed(epoch(*args, **kwargs), watch)  # pyright: ignore
+    def timed_at(epoch: int, step: int) -> Any:
+        with watch.part("data"):
+            return at(epoch, step)
+
+    job.stream.at = timed_at
     distiller.backward = timed_backward
     try:
         yield
     finally:
-        job.loader.epoch, distiller.backward = epoch, backward
+        job.stream.at, distiller.backward = at, backward
         for handle in handles:
             handle.remove()
 
@@ -228,22 +237,12 @@ def _hooks(module: nn.Module, part: str, watch: Stopwatch) -> list[Any]:
     ]
 
 
-def _timed(items: Iterator[_T], watch: Stopwatch) -> Iterator[_T]:
-    """Yields the items; the time to make them is data's."""
-    while True:
-        with watch.part("data"):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
-
-
 def _table(job: Job, step_ms: float, share: float) -> dict[str, float] | None:
     """Returns what a table of the teacher's answers would save; ``None`` where there is no teacher or no table."""
     teachers = job.distiller.guides.teachers.values()
     if not teachers or not all(can_answer_ahead(t.roles) for t in teachers):
         return None
-    hits = expected_hits(job.train.epochs, job.loader.augment.num_views)
+    hits = expected_hits(job.train.epochs, job.stream.loader.augment.num_views)
     return {
         "warm_step_ms": step_ms * (1 - share),
         "warm_speedup": 1 / max(1 - share, 1e-9),

@@ -23,6 +23,7 @@ from understudy.engine.evaluate import Shard, answers, evaluating
 from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
 from understudy.engine.optim import make_optimizer
+from understudy.engine.stream import Stream
 from understudy.metrics import correct
 from understudy.models import create_model
 
@@ -179,7 +180,9 @@ def build_job(
     job = Job(
         distiller=built.distiller,
         optimizer=make_optimizer(train.optimizer, built.distiller.trainable_parameters()),
-        loader=loader,
+        stream=Stream(
+            loader, asked=lambda epoch: built.distiller.guides.asked(built.distiller.active(epoch))
+        ),
         train=train,
         seed=config.seed,
         device=device,

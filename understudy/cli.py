@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -21,6 +22,15 @@ Overrides = Annotated[
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors")]
+
+
+class TableAction(str, Enum):
+    """What the verb `table` does."""
+
+    FILL = "fill"
+    INFO = "info"
+    VERIFY = "verify"
+    REMOVE = "remove"
 
 
 def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
@@ -123,6 +133,19 @@ def bench(
         print(json.dumps(result))
 
 
+def table(
+    action: Annotated[TableAction, typer.Argument(metavar="fill|info|verify|remove", show_default=False)],
+    config: ConfigFile,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+) -> None:
+    """The teacher's remembered answers: fill them ahead of training, look at them, check or remove them."""
+    from understudy import tables
+
+    actions = {"fill": tables.fill, "info": tables.info, "verify": tables.verify, "remove": tables.remove}
+    actions[action.value](config, quiet=quiet, **_parsed(overrides))
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -186,6 +209,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "predict": predict,
+    "table": table,
     "bench": bench,
     "export": export,
     "study": study,

@@ -70,6 +70,30 @@ class ModelConfig(_Strict):
     """Module paths by role, where finding them automatically fails."""
 
 
+class TeacherConfig(ModelConfig):
+    """A frozen network, and how it answers."""
+
+    table: str = AUTO
+    """Where its answers to every view of every image are kept: ``auto``, ``off``, or a folder."""
+    table_dtype: Literal["fp32", "fp16", "fp64"] = "fp32"
+    """Numbers of the table; fp32 keeps a teacher's answers to the last bit."""
+    tables: str | None = None
+    """The folder in which ``auto`` keeps tables, side by side; by default ``tables`` beside the run's own folder."""
+    precision: Literal["auto", "fp32", "bf16"] = AUTO
+    """``auto``: fp32 where the student trains in fp32; else bf16 if a test at the start finds it right and faster."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Images the teacher answers at once, whatever the student's batch; by default what suits the device."""
+
+    @field_validator("table", mode="before")
+    @classmethod
+    def _yaml_reads_off_as_false(cls, table: Any) -> Any:
+        return {False: "off", True: AUTO}.get(table, table) if isinstance(table, bool) else table
+
+    def network(self) -> ModelConfig:
+        """Returns the network alone, as a student would be named."""
+        return ModelConfig(**self.model_dump(include=set(ModelConfig.model_fields)))
+
+
 class GradientsConfig(_Strict):
     """How label and teacher gradients are merged."""
 
@@ -144,8 +168,8 @@ class Config(_Strict):
 
     seed: int = Field(default=0, ge=0)
     data: DataConfig
-    teacher: ModelConfig | None = None
-    teachers: dict[str, ModelConfig] | None = None
+    teacher: TeacherConfig | None = None
+    teachers: dict[str, TeacherConfig] | None = None
     """Several teachers by name; a term names its own (``teacher: NAME``) or learns from their mean logits."""
     student: ModelConfig
     assistants: list[ModelConfig] = []
@@ -170,7 +194,7 @@ class Config(_Strict):
         return self
 
     @property
-    def guides(self) -> dict[str, ModelConfig]:
+    def guides(self) -> dict[str, TeacherConfig]:
         """All teachers by name; a single one is called ``teacher``."""
         return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers or {})
 

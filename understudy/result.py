@@ -66,7 +66,8 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
     last = {"epoch": job.epoch} | (
         {"val/acc1": lines[-1]["val/acc1"]} if lines and "val/acc1" in lines[-1] else {}
     )
-    guides = built.distiller.guides.teachers
+    guides = built.distiller.guides.networks
+    forwarded = {name: answers.forwarded for name, answers in job.stream.answers.items()}
     return {
         "format": FORMAT,
         "verb": verb,
@@ -83,7 +84,8 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
         if not guides
         else {
             "model": " + ".join(guide.model for guide in config.guides.values()),
-            "parameters": sum(count_parameters(teacher.module) for teacher in guides.values()),
+            "parameters": sum(count_parameters(network.module) for network in guides.values()),
+            "images_forwarded": sum(forwarded.values()) if len(forwarded) == len(guides) else None,
         },
     }
 

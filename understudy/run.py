@@ -15,13 +15,14 @@ from typing import Any
 from torch import nn
 
 from understudy.build import Built, build, build_job, divided_batches, eval_batches, joined, process
-from understudy.config import Config, ModelConfig, agrees, differences, load_config
+from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
 from understudy.engine.ema import MovingAverage
 from understudy.engine.evaluate import answers
 from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
 from understudy.files import json_line, locked, read_json_lines, write_json, write_text
+from understudy.guidance import attach_answers, settle_precision
 from understudy.methods.term import build_terms
 from understudy.models import load_weights
 from understudy.report import write_run_report
@@ -205,11 +206,22 @@ def _chain(config: Config, quiet: bool) -> Run:
             Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
             if number == len(models) or ranks.first(partial(finished, job)) is None:
                 run = _begin("train" if teacher is None else "distill", job, quiet)
-            teacher = ModelConfig(
-                model=model.model, weights=str(output / "student.safetensors"), taps=model.taps
-            )
+            teacher = _taught(config, model, output)
     assert run is not None  # there is at least the student
     return run
+
+
+def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
+    """Returns the student of one link as the teacher of the next; it answers as the first teacher was told to.
+
+    It needs a table of its own, so one with a path is left to ``auto``.
+    """
+    first = config.teacher or TeacherConfig(model=model.model)
+    manner = first.model_dump(include={"table", "table_dtype", "tables", "precision", "batch_size"})
+    if first.table not in (AUTO, "off", "memory"):
+        manner["table"] = AUTO
+    weights = str(output / "student.safetensors")
+    return TeacherConfig(model=model.model, weights=weights, taps=model.taps, **manner)
 
 
 def _begin(verb: str, config: Config, quiet: bool) -> Run:
@@ -222,8 +234,11 @@ def _begin(verb: str, config: Config, quiet: bool) -> Run:
     with stopped_by_signals(stop), process(stored or config) as device, ExitStack() as held:
         # before the folder is touched: what is wrong leaves nothing behind
         built = ranks.together(partial(build, stored or config, device))
+        built = settle_precision(built, device, ranks)
         console = Console(folder / "train.log", quiet=quiet) if ranks.is_first else Console(quiet=True)
         job = ranks.together(partial(build_job, built, folder, console, device, stop))
+        held.callback(job.stream.close)
+        built = attach_answers(built, job.stream, folder, ranks, say=console.say)
         ranks.first(partial(_claim, held, folder, config, built))
         with console:
             return _run(verb, job, built)
@@ -302,13 +317,18 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
     if data.test is not None:
         sizes += f", {len(data.test):,} test"
     lines = [f"{verb} {student} on {config.data.name}: {sizes}, {len(data.classes)} classes"]
-    for name, teacher in built.distiller.guides.teachers.items():
-        lines.append(f"{name} {config.guides[name].model} ({count_parameters(teacher.module):,} parameters)")
+    guides = built.distiller.guides
+    for name, network in guides.networks.items():
+        precision = config.guides[name].precision
+        lines.append(
+            f"{name} {config.guides[name].model} ({count_parameters(network.module):,} parameters), {precision}; "
+            f"{guides.notes[name]}"
+        )
     for term in built.distiller.terms:
         lines.append(f"  term {term.label}: {term.describe()}")
     train = config.train
     lines.append(
-        f"{train.epochs} epochs of {job.loader.steps_per_epoch} steps, batch {train.batch_size}, {train.precision}, "
+        f"{train.epochs} epochs of {job.steps} steps, batch {train.batch_size}, {train.precision}, "
         f"{train.device}, {train.threads} threads, into {job.folder}"
     )
     if job.ranks.several:

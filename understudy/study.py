@@ -94,10 +94,11 @@ def _arm(entry: str | ArmConfig, base: Config) -> ArmConfig:
 
 
 def _single(config: Config) -> Config:
-    """Returns the config of one run of the study: one order and one set of views for all seeds."""
-    return config.replaced(
-        study=None, **{"data.seed": config.seed if config.data.seed is None else config.data.seed}
-    )
+    """Returns the config of one run of the study: one order, one set of views and one folder of tables for all."""
+    assert config.teacher is not None
+    seed = config.seed if config.data.seed is None else config.data.seed
+    tables = config.teacher.tables or str(Path(config.output) / "tables")
+    return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 
 def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
@@ -105,7 +106,7 @@ def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
     assert base.teacher is not None
     if base.teacher.weights is not None or base.teacher.pretrained:
         return {"weights": None, "row": None}
-    own = base.replaced(output=str(folder), student=base.teacher.model_dump())
+    own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics
     row = _row(TEACHER, own.student.model, "labels", [_entry(base.seed, folder.name, result)])
     return {"weights": str(folder / "student.safetensors"), "row": row}

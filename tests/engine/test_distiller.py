@@ -181,7 +181,7 @@ def test_the_teacher_is_frozen_and_no_part_of_the_module():
 def test_a_teacher_nobody_reads_is_not_run():
     distiller = prepared([{"name": "ce"}, {"name": "kd", "weight": {"until_epoch": 1}}])
     calls = []
-    distiller.setup.teacher.module.register_forward_hook(lambda *a: calls.append(1))
+    distiller.guides.teachers["teacher"].module.register_forward_hook(lambda *a: calls.append(1))
     images, target = batch()
     assert set(distiller(images, target, epoch=0).terms) == {"ce", "kd"}
     assert len(calls) == 1

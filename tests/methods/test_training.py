@@ -102,8 +102,8 @@ def test_two_epochs_on_digits_run_deploy_and_resume(name, digits_config, tmp_pat
     assert all(not m._forward_pre_hooks for m in whole.student.modules())
     folder, forward, count = str(tmp_path / "stopped"), loop._forward_backward, [0]
 
-    def stops(job, batch, meters):
-        forward(job, batch, meters)
+    def stops(job, *step_arguments):
+        forward(job, *step_arguments)
         count[0] += 1
         if count[0] == 4:  # in the second epoch of three steps
             job.stop.set()

@@ -110,11 +110,15 @@ class TrainLoader:
             )
         return self._batches(epoch, start_step)
 
+    def slices(self, step: int) -> list[slice]:
+        """Returns the positions in an epoch's order that are this rank's in a step, one slice for each part."""
+        return [_share(a, b, self.rank, self.world) for a, b in self._spans(step)]
+
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         data = self.image_set
         order = permutation(self.seed, epoch, len(data), data.device)
         for step in range(start_step, self.steps_per_epoch):
-            rows = torch.cat([order[_share(a, b, self.rank, self.world)] for a, b in self._spans(step)])
+            rows = torch.cat([order[own] for own in self.slices(step)])
             index = data.index[rows]
             view = self.augment.views(self.seed, epoch, index)
             images = self.augment.render(

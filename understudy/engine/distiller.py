@@ -26,7 +26,7 @@ class Distiller(nn.Module):
 
     ``forward`` gives the losses of a batch, :meth:`backward` their (aligned) gradients, :meth:`deployable` the plain
     student. The student is tapped, never edited. The teacher is frozen in place and is no submodule: it is not in
-    ``state_dict()`` and no wrapper sees it.
+    ``state_dict()`` and no wrapper sees it. What runs is a copy of it with the batch norms folded.
 
     Where torch.distributed has a process group, each process gives its part of the batch, and ``backward`` leaves all
     of them the gradients of the global batch: wrap nothing, step every process's optimiser alike, and seed all
@@ -111,7 +111,7 @@ class Distiller(nn.Module):
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
-        self.guides = Guides(guides, self.terms, precision)
+        self.guides = Guides(guides, self.terms, precision, example)
         self._backward = Backward(dict(self._trainable()), align, self.ranks)
 
     @property
@@ -138,6 +138,7 @@ class Distiller(nn.Module):
         view: Tensor | None = None,
         epoch: int = 0,
         counts: tuple[int, ...] | None = None,
+        answers: Mapping[str, Outputs] | None = None,
     ) -> StepOutput:
         """Returns the losses of one batch.
 
@@ -148,8 +149,10 @@ class Distiller(nn.Module):
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
             counts: with several processes, B of each where all know it; else they ask each other in every step.
+            answers: what teachers show of these images, by name, where it is known already (out of a view table); the
+                others are run.
         """
-        active = [(term, weight) for term in self.terms if (weight := term.weight.at(epoch)) != 0.0]
+        active = [(term, term.weight.at(epoch)) for term in self.active(epoch)]
         if targets is None:
             for term, _ in active:
                 if term.method.uses_labels:
@@ -163,6 +166,7 @@ class Distiller(nn.Module):
         share = self.ranks.share(images, counts)
         if share.repeated:
             batch = share.whole(batch)
+            answers = {name: share.whole_answers(shown) for name, shown in (answers or {}).items()}
         methods = {term.label: term.method_at(epoch) for term, _ in active}
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}
@@ -170,17 +174,17 @@ class Distiller(nn.Module):
             student = self._student(batch.images)
             logits = self._logits(student)
             shown = {**student, "logits": logits}
-            answers = self.guides.answers([term for term, _ in active], batch)
+            guided = self.guides.answers([term for term, _ in active], batch, answers)
             for term, weight in active:
                 if term.label not in related:
-                    seen = seen_by(term, answers) if term.reads_teacher else {}
+                    seen = seen_by(term, guided) if term.reads_teacher else {}
                     loss = methods[term.label].loss(shown, seen, batch, self._heads(term))
                     losses[term.label] = _scaled(loss, weight, share)
         if related:  # on the global batch: every process computes the same, with the same random numbers
             everything = GlobalBatch(share, batch)
             for term, weight in active:
                 if term.label in related:
-                    method, seen = methods[term.label], seen_by(term, answers) if term.reads_teacher else {}
+                    method, seen = methods[term.label], seen_by(term, guided) if term.reads_teacher else {}
                     ours = everything.shown(shown, method.student_roles)
                     theirs = everything.shown(seen, method.teacher_taps)
                     losses[term.label] = weight * method.loss(
@@ -204,6 +208,10 @@ class Distiller(nn.Module):
             scale: this part's share of the batch, of all processes together (1 without accumulation).
         """
         self._backward(out, last=last, scale=scale)
+
+    def active(self, epoch: int) -> list[Term]:
+        """Returns the terms that have a weight in an epoch (0-based); the others are not computed."""
+        return [term for term in self.terms if term.weight.at(epoch) != 0.0]
 
     @property
     def alignment(self) -> Mapping[str, Tensor]:

@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from understudy.data.counter import step_seed
 from understudy.engine.synced_norm import SyncedNorms
-from understudy.interface import Batch
+from understudy.interface import Batch, Outputs
 
 T = TypeVar("T")
 
@@ -214,6 +214,10 @@ class Share:
         """Returns the global batch."""
         columns = (batch.images, batch.target, batch.index, batch.view)
         return Batch(*(None if c is None else self.ranks.gather(c, self.counts) for c in columns))  # pyright: ignore[reportArgumentType]
+
+    def whole_answers(self, shown: Outputs) -> Outputs:
+        """Returns what a teacher shows of the global batch, of which each process knows its own images'."""
+        return {role: self.ranks.gather(shown[role], self.counts) for role in sorted(shown)}
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Returns the global batch's rows of what a divided batch showed, with gradient for the own ones."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from understudy.interface import Batch, Network, Outputs
 from understudy.methods.method import TeacherPass
 from understudy.methods.term import Term
 from understudy.nearest import did_you_mean
+from understudy.teacher.fold import Folding, fold_batch_norms
 from understudy.teacher.frozen import Teacher
 
 ONLY = "teacher"
@@ -18,30 +20,75 @@ ONLY = "teacher"
 
 
 class Guides:
-    """All teachers by name, and what each term sees of them."""
+    """All teachers by name, and what each term sees of them.
 
-    def __init__(self, networks: Mapping[str, Network], terms: Iterable[Term], precision: str) -> None:
-        terms = tuple(terms)
-        self.teachers = {
-            name: Teacher(network, _roles_of(name, terms), precision) for name, network in networks.items()
-        }
+    Each runs with its batch norms folded, on a copy. The copy follows the network it was made of: when weights are
+    loaded into that, or it is moved to another device, the next question finds out and folds anew.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, Network], terms: Iterable[Term], precision: str, example: Tensor
+    ) -> None:
+        self.networks = dict(networks)
+        """The teachers as given."""
+        self._terms, self._example = tuple(terms), example
+        self._precision = dict.fromkeys(self.networks, precision)
+        self._folded: dict[str, tuple[Folding, Teacher, object]] = {}
+        for name, network in self.networks.items():
+            network.module.eval().requires_grad_(False)
+            self._fold(name)
 
     def __bool__(self) -> bool:
-        return bool(self.teachers)
+        return bool(self.networks)
 
-    def answers(self, terms: Iterable[Term], batch: Batch) -> dict[str, Outputs]:
-        """Returns what the teachers show that these terms read; a teacher nobody reads is not run."""
-        asked = {term.teacher for term in terms if term.reads_teacher}
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """The teachers as they run."""
+        return {name: self._present(name) for name in self.networks}
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What folding did to each teacher, in a line."""
+        return {name: folding.note for name, (folding, _, _) in self._folded.items()}
+
+    def run_in(self, name: str, precision: str) -> None:
+        """Sets the precision of a teacher: ``bf16`` runs it under autocast."""
+        self._precision[name] = precision
+        self._present(name).precision = precision
+
+    def step_roles(self, name: str) -> tuple[str, ...]:
+        """Returns the roles that the terms read of a teacher in a step."""
+        return self._roles(name, lambda term: term.method.teacher_taps)
+
+    def asked(self, terms: Iterable[Term]) -> set[str]:
+        """Returns the names of the teachers that any of these terms reads in a step."""
+        named = {term.teacher for term in terms if term.reads_teacher}
+        return set(self.networks) if None in named else {name for name in named if name is not None}
+
+    def answers(
+        self, terms: Iterable[Term], batch: Batch, known: Mapping[str, Outputs] | None = None
+    ) -> dict[str, Outputs]:
+        """Returns what the teachers show that these terms read; a teacher nobody reads is not run.
+
+        Args:
+            terms: of the step.
+            batch: what is asked about.
+            known: answers that are there already, by teacher; these teachers are not run.
+        """
+        known = known or {}
+        asked = self.asked(terms)
         return {
-            name: teacher(batch) for name, teacher in self.teachers.items() if name in asked or None in asked
+            name: known[name] if name in known else self._present(name)(batch)
+            for name in self.networks
+            if name in asked
         }
 
     def of(self, term: Term) -> TeacherPass:
         """Returns how a term asks its teacher while it prepares."""
 
         def ask(batch: Batch) -> Outputs:
-            names = self.teachers if term.teacher is None else (term.teacher,)
-            return seen_by(term, {name: self.teachers[name](batch) for name in names})
+            names = self.networks if term.teacher is None else (term.teacher,)
+            return seen_by(term, {name: self._present(name)(batch) for name in names})
 
         return ask
 
@@ -53,8 +100,30 @@ class Guides:
 
     def close(self) -> None:
         """Removes the taps from all teachers."""
-        for teacher in self.teachers.values():
+        for _, teacher, _ in self._folded.values():
             teacher.close()
+
+    def _present(self, name: str) -> Teacher:
+        """Returns a teacher, folded anew if its network was changed since."""
+        if self._folded[name][2] != _state(self.networks[name].module):
+            self._folded[name][1].close()
+            self._fold(name)
+        return self._folded[name][1]
+
+    def _fold(self, name: str) -> None:
+        network = self.networks[name]
+        folding = fold_batch_norms(network, self._example)
+        roles = self._roles(name, lambda term: (*term.method.teacher_taps, *term.method.prepare_taps))
+        teacher = Teacher(folding.network, roles, self._precision[name])
+        self._folded[name] = (folding, teacher, _state(network.module))
+
+    def _roles(self, name: str, read: Callable[[Term], Iterable[str]]) -> tuple[str, ...]:
+        return tuple(sorted({role for t in self._terms if t.teacher in (None, name) for role in read(t)}))
+
+
+def _state(module: nn.Module) -> object:
+    """Returns what changes when a network's tensors are written to or exchanged (``tensor.data`` apart)."""
+    return [(t.data_ptr(), t._version) for t in chain(module.parameters(), module.buffers())]
 
 
 def seen_by(term: Term, answers: Mapping[str, Outputs]) -> Outputs:
@@ -93,14 +162,3 @@ def check_teachers(terms: Iterable[Term], teachers: Mapping[str, nn.Module]) -> 
                 f"term {term.label!r} reads {', '.join(beyond)}, of which several teachers have no mean, got "
                 f"{len(teachers)} teachers. Add teacher: {next(iter(teachers))} to the term"
             )
-
-
-def _roles_of(name: str, terms: Iterable[Term]) -> tuple[str, ...]:
-    """Returns the roles that any term reads of one teacher."""
-    read = {
-        r
-        for t in terms
-        if t.teacher in (None, name)
-        for r in (*t.method.teacher_taps, *t.method.prepare_taps)
-    }
-    return tuple(sorted(read))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ from torch import nn
 
 from understudy.config import TrainConfig
 from understudy.data.counter import step_seed
-from understudy.data.loader import TrainLoader
 from understudy.engine.checkpoint import save_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
@@ -24,8 +23,9 @@ from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
+from understudy.engine.stream import Stream
 from understudy.files import append_line, json_line
-from understudy.interface import Batch
+from understudy.interface import Batch, Outputs
 
 CHECK_EVERY = 50
 """Steps between two looks at whether the losses are still finite (each look waits for the device)."""
@@ -45,7 +45,7 @@ class Job:
 
     distiller: Distiller
     optimizer: torch.optim.Optimizer
-    loader: TrainLoader
+    stream: Stream
     train: TrainConfig
     seed: int
     device: torch.device
@@ -76,6 +76,11 @@ class Job:
     def ranks(self) -> Ranks:
         """The processes that train together; the first one writes all files."""
         return self.distiller.ranks
+
+    @property
+    def steps(self) -> int:
+        """Number of steps in an epoch."""
+        return self.stream.loader.steps_per_epoch
 
     @property
     def checkpoint(self) -> Path:
@@ -128,17 +133,20 @@ def fit(job: Job) -> None:
         DivergedError: a loss is no longer finite; the last good checkpoint is kept.
         InterruptedRunError: ``job.stop`` was set; a checkpoint of this very step is kept.
     """
-    steps = job.loader.steps_per_epoch
-    job.console.start("training", job.train.epochs * steps, job.epoch * steps + job.step)
+    for _ in steps(job):
+        pass
+
+
+def steps(job: Job) -> Iterator[None]:
+    """Trains as :func:`fit` does, and gives the word back after every step."""
+    job.console.start("training", job.train.epochs * job.steps, job.epoch * job.steps + job.step)
     while job.epoch < job.train.epochs:
-        active = [t.label for t in job.distiller.terms if t.weight.at(job.epoch) != 0.0]
-        meters = Meters(active, job.device)
+        meters = Meters([term.label for term in job.distiller.active(job.epoch)], job.device)
         if job.meters is not None:
             meters.load_state_dict(job.meters)
-        began, first = time.perf_counter(), job.step
-        _train_epoch(job, meters)
-        trained = time.perf_counter() - began
-        job.seconds += trained
+        before, first = job.seconds, job.step
+        yield from _train_epoch(job, meters)
+        trained = job.seconds - before
         job.epoch, job.step, job.meters = job.epoch + 1, 0, None
         meters.gather()
         line = {"epoch": job.epoch, "lr": job.optimizer.param_groups[0]["lr"], **meters.summary()}
@@ -147,7 +155,7 @@ def fit(job: Job) -> None:
         ):
             line |= job.measure()
             _keep_best(job, line)
-        images = (steps - first) * job.train.batch_size
+        images = (job.steps - first) * job.train.batch_size
         line["images_per_second"] = round(images / max(trained, 1e-9), 1)
         if job.ranks.is_first:
             append_line(job.folder / "metrics.jsonl", json_line(line))
@@ -155,23 +163,24 @@ def fit(job: Job) -> None:
         job.console.say(_epoch_line(line, job.train.epochs))
 
 
-def _train_epoch(job: Job, meters: Meters) -> None:
-    """Trains the rest of the present epoch."""
+def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
+    """Trains the rest of the present epoch, a step at a time."""
     distiller, train = job.distiller, job.train
-    steps = job.loader.steps_per_epoch
     parameters = distiller.trainable_parameters()
     saved = time.monotonic()
     distiller.train()
     if job.step == 0:
         distiller.start_epoch()
-    for batch in job.loader.epoch(job.epoch, start_step=job.step):
-        done = job.epoch * steps + job.step
+    while job.step < job.steps:
+        began = time.perf_counter()
+        batch, answers = job.stream.at(job.epoch, job.step)
+        done = job.epoch * job.steps + job.step
         torch.manual_seed(
             step_seed(job.seed, done)
         )  # dropout: a function of (seed, step), so resume is exact
         for group in job.optimizer.param_groups:
-            group["lr"] = learning_rate(train.schedule, train.optimizer.lr, done, steps, train.epochs)
-        _forward_backward(job, batch, meters)
+            group["lr"] = learning_rate(train.schedule, train.optimizer.lr, done, job.steps, train.epochs)
+        _forward_backward(job, batch, answers, meters)
         if train.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, train.clip_norm)
         job.optimizer.step()
@@ -179,43 +188,51 @@ def _train_epoch(job: Job, meters: Meters) -> None:
         if job.average is not None:
             job.average.update()
         job.step += 1
+        job.seconds += time.perf_counter() - began
         job.console.advance()
         overdue = job.ranks.is_first and time.monotonic() - saved > 60 * train.checkpoint_minutes
         saved = time.monotonic() if overdue else saved
         stopping, late = job.wishes.heard(job.stop.is_set(), overdue)
-        if job.step % CHECK_EVERY == 0 or job.step == steps or late or stopping:
+        if job.step % CHECK_EVERY == 0 or job.step == job.steps or late or stopping:
             _check_finite(job, meters)
-        if (late or stopping) and job.step < steps:
+        if (late or stopping) and job.step < job.steps:
             meters.gather()
             job.meters = meters.state_dict()
             job.save()
-        if stopping and job.step < steps:
+        if stopping and job.step < job.steps:
             raise InterruptedRunError
+        yield
 
 
-def _forward_backward(job: Job, batch: Batch, meters: Meters) -> None:
+def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], meters: Meters) -> None:
     """Fills the gradients of one batch, in as many parts as ``train.accumulate`` says."""
-    shares = job.loader.shares(job.step)  # part -> images of each process
+    shares = job.stream.loader.shares(job.step)  # part -> images of each process
     total = sum(map(sum, shares))
-    for i, (part, counts) in enumerate(zip(_parts(batch, shares, job.ranks.rank), shares, strict=True)):
+    stop = 0
+    for i, counts in enumerate(shares):
+        rows = slice(stop, stop := stop + counts[job.ranks.rank])
+        part = _rows(batch, rows) if len(shares) > 1 else batch
+        known = {
+            name: {role: shown[rows] for role, shown in roles.items()} for name, roles in answers.items()
+        }
         out = job.distiller(
-            part.images, part.target, index=part.index, view=part.view, epoch=job.epoch, counts=counts
+            part.images,
+            part.target,
+            index=part.index,
+            view=part.view,
+            epoch=job.epoch,
+            counts=counts,
+            answers=known,
         )
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
         meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
 
 
-def _parts(batch: Batch, shares: list[tuple[int, ...]], rank: int) -> Iterator[Batch]:
-    if len(shares) == 1:
-        yield batch
-        return
-    sizes = [counts[rank] for counts in shares]
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Returns a part of a batch."""
     columns = (batch.images, batch.target, batch.index, batch.view)
-    for images, target, index, view in zip(
-        *(c.split(sizes) if c is not None else [None] * len(sizes) for c in columns), strict=True
-    ):
-        yield Batch(images, target, index, view)
+    return Batch(*(None if column is None else column[rows] for column in columns))  # pyright: ignore[reportArgumentType]
 
 
 def _check_finite(job: Job, meters: Meters) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -35,12 +35,22 @@ class Answers:
         blocks: the teacher; its source holds the loader's images.
         table: what remembers; ``None`` computes every epoch anew.
         epochs: number of the epoch after the last one that asks the teacher; nothing is computed ahead beyond it.
+        say: tells the user that the table cannot be written to any more.
     """
 
     def __init__(
-        self, loader: TrainLoader, blocks: Blocks, table: Table | None = None, *, epochs: int
+        self,
+        loader: TrainLoader,
+        blocks: Blocks,
+        table: Table | None = None,
+        *,
+        epochs: int,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.loader, self.blocks, self.table, self.epochs = loader, blocks, table, epochs
+        self.say = say
+        self.storing = True
+        """Whether what is learnt is stored; not any more once the disk has refused it."""
 
     @property
     def forwarded(self) -> int:
@@ -54,11 +64,13 @@ class Answers:
             epoch: from 0.
             start_step: likewise.
         """
-        start = sum(len(share(self.loader, step)) for step in range(start_step))
+        sizes = [
+            sum(s.stop - s.start for s in self.loader.slices(k)) for k in range(self.loader.steps_per_epoch)
+        ]
+        start = sum(sizes[:start_step])
         shown = self._shown(epoch, start)
         ahead = next(shown)
-        for step in range(start_step, self.loader.steps_per_epoch):
-            size = len(share(self.loader, step))
+        for size in sizes[start_step:]:
             while len(next(iter(ahead.values()))) < size:
                 more = next(shown)
                 ahead = {role: torch.cat((tensor, more[role])) for role, tensor in ahead.items()}
@@ -122,7 +134,7 @@ class Answers:
     def _learn(self, table: Table, epoch: int, rows: Tensor, view: Tensor) -> Tensor:
         """Returns the answers to at most a block of pairs, and stores them with what else fits into the block."""
         layout, count = self.blocks.layout, len(rows)
-        for later in range(epoch + 1, self.epochs if table.writable else 0):
+        for later in range(epoch + 1, self.epochs if table.writable and self.storing else 0):
             if len(rows) == self.blocks.size:
                 break
             next_rows, next_view = plan(self.loader, later)
@@ -131,7 +143,12 @@ class Answers:
             useful = new.nonzero()[: self.blocks.size - len(rows), 0]
             rows, view = torch.cat((rows, next_rows[useful])), torch.cat((view, next_view[useful]))
         answers = self.blocks(rows, view)
-        table.write(layout.keys(rows, view), answers)
+        if self.storing:
+            try:
+                table.write(layout.keys(rows, view), answers)
+            except OSError as error:  # a full disk must not end a run that can do without
+                self.storing = False
+                self.say(f"the teacher's answers are no longer kept: {error.strerror or error}")
         return answers[:count]
 
 
@@ -142,16 +159,9 @@ def plan(loader: TrainLoader, epoch: int) -> tuple[Tensor, Tensor]:
         output: ``(n,)`` int64 both, batch after batch, this rank's share.
     """
     order = permutation(loader.seed, epoch, len(loader.image_set))
-    shares = [share(loader, step) for step in range(loader.steps_per_epoch)]
-    rows = torch.cat([order[s.start : s.stop] for s in shares])
+    rows = torch.cat([order[own] for step in range(loader.steps_per_epoch) for own in loader.slices(step)])
     index = loader.image_set.index.cpu()[rows]
     return rows, loader.augment.views(loader.seed, epoch, index)
-
-
-def share(loader: TrainLoader, step: int) -> range:
-    """Returns the positions in the epoch's order that are this rank's in a step."""
-    first, size = step * loader.batch_size, loader.global_batch_size(step)
-    return range(first + size * loader.rank // loader.world, first + size * (loader.rank + 1) // loader.world)
 
 
 def _put(answers: Tensor, places: Tensor, values: Tensor) -> None:

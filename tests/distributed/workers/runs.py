@@ -46,8 +46,8 @@ def watched(stop_after=None, rank=0):
     """Lists the images of every step, of all processes; asks for a stop on one process after some steps."""
     ranks, step, seen = Ranks(), loop._forward_backward, []
 
-    def noted(job, batch, meters):
-        step(job, batch, meters)
+    def noted(job, batch, *rest):
+        step(job, batch, *rest)
         counts = ranks.share(batch.index).counts
         seen.append(ranks.gather(batch.index, counts).tolist())
         if len(seen) == stop_after and ranks.rank == rank:

@@ -1,0 +1,220 @@
+"""How the teachers of a job answer: in which precision they run, and where their answers are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from understudy.build import Built, augmentation
+from understudy.config import AUTO, Config, TeacherConfig
+from understudy.data.images import ImageSet
+from understudy.engine.distributed import Ranks
+from understudy.engine.stream import Stream
+from understudy.teacher.answers import Answers
+from understudy.teacher.assemble import Images, assemble_blocks, can_answer_ahead, identify, view_source
+from understudy.teacher.auto import auto_table
+from understudy.teacher.blocks import Blocks
+from understudy.teacher.fingerprint import Fingerprint
+from understudy.teacher.layout import TableDtype
+from understudy.teacher.memory import MemoryTable, Table
+from understudy.teacher.precision import PrecisionChoice, choose_precision
+from understudy.teacher.table import ViewTable
+
+OFF, MEMORY = "off", "memory"
+_SAMPLE = 32  # images on which bf16 is tried
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """One teacher whose answers do not wait for the student."""
+
+    name: str
+    config: TeacherConfig
+    blocks: Blocks
+    """The teacher in blocks, packing rows of a table (of answers that no table keeps, if it is off)."""
+    fingerprint: Fingerprint | None
+    """What a table belongs to; ``None`` where there will be none on a disk."""
+
+
+def settle_precision(built: Built, device: torch.device, ranks: Ranks) -> Built:
+    """Returns ``built`` with every teacher in its precision; collective: the first process tries for all.
+
+    ``teacher.precision: auto`` is fp32 where the student trains in fp32, so that nothing depends on a clock. Where it
+    trains in bf16 the teacher does, too, if :func:`understudy.teacher.precision.choose_precision` finds it right and
+    faster.
+    """
+    guides = built.distiller.guides
+    choices = ranks.first(lambda: {name: _choice(built, name, device) for name in guides.networks})
+    for name, choice in choices.items():
+        guides.run_in(name, choice.precision)
+    settled = {
+        f"{key_of(built.config, name)}.precision": choice.precision for name, choice in choices.items()
+    }
+    return replace(
+        built,
+        config=built.config.replaced(**settled),
+        notes=(*built.notes, *(choice.note for choice in choices.values() if choice.note)),
+    )
+
+
+def attach_answers(
+    built: Built,
+    stream: Stream,
+    folder: Path,
+    ranks: Ranks,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Built:
+    """Gives a job's stream the teachers' answers, out of tables where the config has them; collective.
+
+    Teachers that must show maps are left to be asked in the step.
+
+    Args:
+        built: with every precision settled.
+        stream: of the job; :meth:`Stream.close` closes the tables.
+        folder: of the run, beside which ``auto`` puts tables unless ``teacher.tables`` says where.
+        ranks: the processes that train together.
+        say: tells the user what happens to a table while it is used.
+
+    Returns:
+        ``built`` with every ``teacher.table`` chosen.
+
+    Raises:
+        ValueError: a table is another teacher's, or cannot be made; or one was asked for that cannot be.
+    """
+    images = stream.loader.image_set
+    names = built.distiller.guides.networks
+    guided = ranks.together(lambda: [g for name in names if (g := guide(built, name, images))])
+    epochs = built.config.train.epochs
+    places = ranks.first(lambda: {g.name: _place(g, folder, epochs) for g in guided})
+    asked = {name: _last_asked(stream, name, epochs) for name in places}
+    stream.answers = ranks.together(
+        lambda: {
+            g.name: Answers(
+                stream.loader, *_opened(built, g, images, places[g.name][0]), epochs=asked[g.name], say=say
+            )
+            for g in guided
+        }
+    )
+    chosen = dict.fromkeys(names, OFF) | {name: table for name, (table, _) in places.items()}
+    return replace(
+        built,
+        config=built.config.replaced(
+            **{f"{key_of(built.config, name)}.table": table for name, table in chosen.items()}
+        ),
+        notes=(*built.notes, *(note for _, note in places.values() if note)),
+    )
+
+
+def without_auto_tables(config: Config) -> Config:
+    """Returns a config whose teachers keep answers only where it names a table."""
+    off = {
+        f"{key_of(config, name)}.table": OFF for name, guide in config.guides.items() if guide.table == AUTO
+    }
+    return config.replaced(**off)
+
+
+def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
+    """Returns one teacher over the training images, ``None`` if it must be asked in the step.
+
+    Args:
+        built: with every precision settled.
+        name: of the teacher.
+        images: the training images, where the teacher runs.
+
+    Raises:
+        ValueError: a table is asked for that cannot be kept.
+    """
+    guides, config = built.distiller.guides, built.config.guides[name]
+    roles = guides.step_roles(name)
+    if not roles:
+        return None
+    if not can_answer_ahead(roles):
+        if config.table not in (AUTO, OFF):
+            maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
+            raise ValueError(
+                f"{key_of(built.config, name)}.table must be off where a term reads maps ({maps}), got {config.table}: "
+                "they would take a hundred times the space. Set it to off"
+            )
+        return None
+    blocks = _blocks(built, name, images, None if config.table == OFF else config.table_dtype)
+    on_disk = config.table not in (OFF, MEMORY)
+    return Guidance(name, config, blocks, identify(blocks, guides.networks[name].module) if on_disk else None)
+
+
+def open_table(guidance: Guidance, path: Path) -> ViewTable:
+    """Returns a teacher's table on a disk.
+
+    Raises:
+        ValueError: it is another teacher's, or belongs to other data.
+    """
+    assert guidance.fingerprint is not None
+    return ViewTable(path, guidance.fingerprint, guidance.blocks.layout)
+
+
+def tables_folder(config: TeacherConfig, folder: Path) -> Path:
+    """Returns where ``auto`` keeps the tables of a run in ``folder``."""
+    return Path(config.tables) if config.tables is not None else folder.parent / "tables"
+
+
+def _choice(built: Built, name: str, device: torch.device) -> PrecisionChoice:
+    wanted: Literal["auto", "fp32", "bf16"] = built.config.guides[name].precision
+    if wanted == AUTO and built.config.train.precision == "fp32":
+        return PrecisionChoice("fp32", "")
+    module = built.distiller.guides.teachers[name].module
+    if wanted != AUTO:
+        return PrecisionChoice(wanted, "")
+    sample = view_source(module, _images(built, built.data.train.to(device))).sample(_SAMPLE)
+    return choose_precision(module, sample, wanted)
+
+
+def _images(built: Built, image_set: ImageSet) -> Images:
+    data, train = built.data, built.config.train
+    memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
+    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format)
+
+
+def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None) -> Blocks:
+    guides = built.distiller.guides
+    return assemble_blocks(
+        guides.teachers[name],
+        _images(built, images),
+        guides.step_roles(name),
+        size=built.config.guides[name].batch_size,
+        dtype=dtype,
+    )
+
+
+def _place(guidance: Guidance, folder: Path, epochs: int) -> tuple[str, str]:
+    """Returns where a teacher's answers are kept (``off``, ``memory`` or a folder), and a note."""
+    config = guidance.config
+    if config.table != AUTO:
+        return config.table, ""
+    assert guidance.fingerprint is not None
+    path, note = auto_table(
+        guidance.blocks.layout, guidance.fingerprint, tables_folder(config, folder), epochs=epochs
+    )
+    return OFF if path is None else str(path), note
+
+
+def _opened(built: Built, guidance: Guidance, images: ImageSet, place: str) -> tuple[Blocks, Table | None]:
+    """Returns the teacher in blocks and its table, if it has one."""
+    if place == OFF:  # answers as the teacher gives them, since nothing keeps them
+        return _blocks(built, guidance.name, images, None), None
+    if place == MEMORY:
+        return guidance.blocks, MemoryTable(guidance.blocks.layout, guidance.blocks.source.device)
+    return guidance.blocks, open_table(guidance, Path(place))
+
+
+def _last_asked(stream: Stream, name: str, epochs: int) -> int:
+    """Returns the number of the epoch after the last one in which a teacher is asked."""
+    return max((epoch + 1 for epoch in range(epochs) if name in stream.asked(epoch)), default=0)
+
+
+def key_of(config: Config, name: str) -> str:
+    """Returns where a teacher stands in a config."""
+    return "teacher" if config.teacher is not None else f"teachers.{name}"

@@ -1,9 +1,9 @@
-"""How two arms are compared: alternating blocks, the ratio inside a pair, and a control that should read 1.
+"""How arms are compared: a block of each in turn, the ratio inside a round, and a control that should read 1.
 
-A round is three blocks next to each other: arm ``a``, arm ``b``, and ``twin``, a second process of arm ``b``. Rounds
-alternate their order (a b twin, twin b a, a b twin, ...), so that a machine that gets slower or faster hurts both
-alike. The datum of a round is the ratio of its own a and b: what happened at other times does not enter. The ratio of
-twin and b is the A/A control: two processes of the same program, so its interval is what this machine calls equal.
+A round is one block of every arm. Rounds alternate their order (a b c, c b a, a b c, ...), so that a machine that gets
+slower or faster hurts all alike. The datum of a comparison is the ratio of its two arms inside a round: what happened
+in other rounds does not enter. One arm runs twice, in two processes, at the two ends of the round: the ratio of the two
+is the A/A control, so its interval is what this machine calls equal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -51,11 +51,14 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Three blocks next to each other."""
+    """What one round says of a comparison."""
 
     a: Block
     b: Block
+    control: Block
+    """The arm that runs twice, and..."""
     twin: Block
+    """...its second process."""
 
 
 class Runs(Protocol):
@@ -124,46 +127,62 @@ class Worker:
 
 
 def rounds(
-    a: Runs, b: Runs, twin: Runs, *, steps: int, pairs: int, deadline: float = math.inf
-) -> Iterator[Round]:
-    """Yields rounds in alternating order, ``pairs`` of them, or as many (at least one) as begin before ``deadline``."""
+    arms: Mapping[str, Runs],
+    failed: dict[str, str],
+    *,
+    least: int,
+    seconds: float,
+    pairs: int,
+    deadline: float = math.inf,
+) -> Iterator[dict[str, Block]]:
+    """Yields rounds in alternating order, ``pairs`` of them, or as many (at least one) as begin before ``deadline``.
+
+    Args:
+        arms: by name, in the order of the first round; they are warmed up first.
+        failed: is told the last words of an arm that ends; the others go on without it.
+        least: steps of a block; more where an arm would take less than
+        seconds: for them.
+        pairs: number of rounds.
+        deadline: on the monotonic clock.
+    """
+    steps: dict[str, int] = {}
+    for name, arm in arms.items():
+        try:
+            steps[name] = choose_steps(arm, least=least, seconds=seconds)
+        except ArmError as error:
+            failed[name] = str(error)
     for number in range(pairs):
         if number and time.monotonic() > deadline:
             return
-        order = (("a", a), ("b", b), ("twin", twin))
-        yield Round(**{name: arm.block(steps) for name, arm in (order if number % 2 == 0 else order[::-1])})
+        done: dict[str, Block] = {}
+        for name in list(arms) if number % 2 == 0 else reversed(list(arms)):
+            if name not in failed:
+                try:
+                    done[name] = arms[name].block(steps[name])
+                except ArmError as error:
+                    failed[name] = str(error)
+        yield done
 
 
-def fresh_rounds(
-    start: Callable[[str], Worker], *, steps: int, pairs: int, deadline: float = math.inf
-) -> Iterator[Round]:
-    """Yields rounds in which every block is the first and only one of a new process: for peaks of memory.
+class Fresh:
+    """An arm whose every block is the first and only one of a new process: for peaks of memory."""
 
-    Args:
-        start: returns a new process for ``"a"``, ``"b"`` or ``"twin"``.
-        steps: of a block.
-        pairs: number of rounds.
-        deadline: as in :func:`rounds`.
-    """
+    def __init__(self, start: Callable[[], Worker]) -> None:
+        self.start = start
 
-    class Fresh:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def block(self, steps: int) -> Block:
-            with start(self.name) as worker:
-                return worker.block(steps)
-
-    yield from rounds(Fresh("a"), Fresh("b"), Fresh("twin"), steps=steps, pairs=pairs, deadline=deadline)
+    def block(self, steps: int) -> Block:
+        """Returns what ``steps`` steps took, the start included."""
+        with self.start() as worker:
+            return worker.block(steps)
 
 
-def choose_steps(arms: Sequence[Runs], *, least: int, seconds: float) -> int:
-    """Warms the arms up and returns the steps of a block: at least ``least``, and ``seconds`` for the fastest arm."""
-    for arm in arms:
-        arm.block(WARM_UP)
-    pilots = [arm.block(WARM_UP) for arm in arms]
-    fastest = min(p.wall / p.steps for p in pilots)
-    return max(least, math.ceil(seconds / fastest))
+def choose_steps(arm: Runs, *, least: int, seconds: float) -> int:
+    """Warms an arm up and returns the steps of its blocks: at least ``least``, and ``seconds`` of them."""
+    if seconds == 0:
+        return least
+    arm.block(WARM_UP)
+    pilot = arm.block(WARM_UP)
+    return max(least, math.ceil(seconds * pilot.steps / pilot.wall))
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:

@@ -29,7 +29,8 @@ the arms are, is in [README.md](README.md).
 - *a*, *b*: each arm's median milliseconds for 64 images, unless a unit stands there. They drift with the machine.
 - *ratio*: the median over n pairs of the ratio of wall times inside the pair, with its bootstrap 95% interval.
 - *CPU time*: the same ratio of seconds over all cores.
-- *A/A*: the same for two processes of arm b. `=`: the ratio's interval touches it, so this machine sees no difference.
+- *A/A*: the same for two processes of one arm, at the two ends of a round. `=`: the ratio's interval touches it, so
+  this machine sees no difference.
 - *met*, *missed*: the whole interval does; *at the median*: the goal lies inside the interval. `n`: under 15 pairs,
   which prove nothing (peaks of memory scatter little: 5 do).
 """
@@ -55,9 +56,9 @@ def write_record(path: Path, record: Record, comparison: Comparison) -> None:
         "unknown": record.unknown,
         "failed": record.failed,
     }
-    blocks = ("a", "b", "twin")
     lines = [head] + [
-        {n: {f: getattr(getattr(r, n), f) for f in Block.__slots__} for n in blocks} for r in record.rounds
+        {n: {f: getattr(getattr(r, n), f) for f in Block.__slots__} for n in Round.__slots__}
+        for r in record.rounds
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -108,7 +109,7 @@ def row(name: str, comparison: Comparison, record: Record | None) -> str:
     kind, rounds = comparison.kind, record.rounds
     middle, low, high = median_interval([datum(kind, r.a, r.b) for r in rounds])
     control = "memory" if kind == "memory" else "time"
-    same, same_low, same_high = median_interval([datum(control, r.twin, r.b) for r in rounds])
+    same, same_low, same_high = median_interval([datum(control, r.twin, r.control) for r in rounds])
     marks = [verdict(goal, middle, low, high)]
     if kind in ("time", "memory") and low <= same_high and same_low <= high:
         marks.append("`=`")

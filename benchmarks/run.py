@@ -10,25 +10,30 @@ python benchmarks/run.py                             # only writes the page anew
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from arms.setting import Setting
 from arms.synthetic import plain_config, write_weights
-from comparisons import COMPARISONS, Arm, Comparison
+from comparisons import COMPARISONS, Arm
 from machine import machine
-from protocol import ArmError, Round, Worker, choose_steps, fresh_rounds, rounds
+from protocol import Fresh, Round, Runs, Worker, rounds
 from report import Record, page, row, write_record
 
 HERE = Path(__file__).parent
 MEMORY_ROUNDS, MEMORY_STEPS = 5, 10
+TWIN = "twin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,43 +62,74 @@ class Plan:
         )
 
 
-def measure(comparison: Comparison, plan: Plan, deadline: float) -> tuple[list[Round], str | None]:
-    """Returns the rounds of a comparison and, if an arm failed, its last words."""
-    a, b = plan.setting(comparison.a), plan.setting(comparison.b)
-    done: list[Round] = []
-    try:
-        if comparison.kind == "memory":
-            settings = {"a": a, "b": b, "twin": b}
-            stream = fresh_rounds(
-                lambda name: Worker(settings[name], plan.threads),
-                steps=min(MEMORY_STEPS, plan.least_steps),
-                pairs=min(MEMORY_ROUNDS, plan.pairs),
+def measure(names: list[str], plan: Plan, deadline: float) -> dict[str, tuple[list[Round], str | None]]:
+    """Returns the rounds of all comparisons, taken in one go, and the last words of an arm that failed.
+
+    Peaks of memory are taken in processes of their own, a comparison at a time.
+    """
+    timed = [name for name in names if COMPARISONS[name].kind != "memory"]
+    found: dict[str, tuple[list[Round], str | None]] = {}
+    if timed:
+        with ExitStack() as stack:
+            found |= _measured(
+                timed,
+                plan,
+                lambda arm: stack.enter_context(Worker(plan.setting(arm), plan.threads)),
+                least=plan.least_steps,
+                seconds=plan.least_seconds,
+                pairs=plan.pairs,
                 deadline=deadline,
             )
-            done.extend(stream)
-            return done, None
-        with ExitStack() as stack:
-            arms = [stack.enter_context(Worker(s, plan.threads)) for s in (a, b, b)]
-            steps = choose_steps(arms, least=plan.least_steps, seconds=plan.least_seconds)
-            for pair in rounds(*arms, steps=steps, pairs=plan.pairs, deadline=deadline):
-                done.append(pair)
-    except ArmError as error:
-        return done, str(error)
-    return done, None
+    for name in names:
+        if name not in timed:
+            found |= _measured(
+                [name],
+                plan,
+                lambda arm: Fresh(lambda: Worker(plan.setting(arm), plan.threads)),
+                least=min(MEMORY_STEPS, plan.least_steps),
+                seconds=0.0,
+                pairs=min(MEMORY_ROUNDS, plan.pairs),
+            )
+    return found
+
+
+def _measured(
+    names: list[str], plan: Plan, start: Callable[[Arm], Runs], **manner: Any
+) -> dict[str, tuple[list[Round], str | None]]:
+    """Returns the rounds of comparisons whose arms take turns; the arm that most are compared with runs twice."""
+    pairs = {name: (key(COMPARISONS[name].a), key(COMPARISONS[name].b)) for name in names}
+    settings = {key(arm): arm for name in names for arm in (COMPARISONS[name].a, COMPARISONS[name].b)}
+    ((control, _),) = Counter(b for _, b in pairs.values()).most_common(1)
+    order = [control, *(name for name in settings if name != control)]
+    arms = {name: start(settings[name]) for name in order} | {TWIN: start(settings[control])}
+    failed: dict[str, str] = {}
+    found: dict[str, tuple[list[Round], str | None]] = {name: ([], None) for name in names}
+    for number, blocks in enumerate(rounds(arms, failed, **manner), start=1):
+        print(f"round {number}: {sum(block.wall for block in blocks.values()):.0f} s", flush=True)
+        for name, (a, b) in pairs.items():
+            if all(arm in blocks for arm in (a, b, control, TWIN)):
+                found[name][0].append(Round(blocks[a], blocks[b], blocks[control], blocks[TWIN]))
+    words = {
+        name: [failed[arm] for arm in (*arms, control, TWIN) if arm in failed] for name, arms in pairs.items()
+    }
+    return {name: (taken, words[name][0] if words[name] else None) for name, (taken, _) in found.items()}
+
+
+def key(arm: Arm) -> str:
+    """Returns a name under which equal arms are one."""
+    return json.dumps(asdict(arm), sort_keys=True)
 
 
 def run(names: list[str], plan: Plan, minutes: float | None) -> None:
-    """Measures comparisons one after the other, sharing the time out evenly, and prints a line for each."""
-    end = None if minutes is None else time.monotonic() + 60 * minutes
-    for number, name in enumerate(names):
-        comparison, began = COMPARISONS[name], time.monotonic()
-        deadline = float("inf") if end is None else began + max(0.0, end - began) / (len(names) - number)
-        where = machine(plan.threads, plan.config["train"]["device"])
-        done, failed = measure(comparison, plan, deadline)
+    """Measures comparisons and prints a line for each."""
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    where = machine(plan.threads, plan.config["train"]["device"])
+    for name, (done, failed) in measure(names, plan, deadline).items():
+        comparison = COMPARISONS[name]
         unknown = sorted({*plan.setting(comparison.a).unknown(), *plan.setting(comparison.b).unknown()})
         record = Record(where, done, unknown, failed)
         write_record(plan.results / f"{name}.json", record, comparison)
-        print(f"{time.monotonic() - began:6.0f} s  {row(name, comparison, record)}", flush=True)
+        print(row(name, comparison, record), flush=True)
 
 
 def main() -> None:

@@ -21,5 +21,5 @@ def render(setting: Setting, tick: Tick) -> None:
     with process(config) as device, TemporaryDirectory(prefix="understudy-benchmark-") as folder:
         job = build_job(build(config, device), Path(folder), Console(quiet=True), device, threading.Event())
         for epoch in itertools.count():
-            for batch in job.loader.epoch(epoch):
+            for batch in job.stream.loader.epoch(epoch):
                 tick(batch.images[0, 0, 0, 0], len(batch.target))

@@ -17,7 +17,9 @@ from understudy.build import Built, build, build_job, process
 from understudy.config import Config
 from understudy.engine.backward import StepOutput
 from understudy.engine.console import Console
+from understudy.engine.distributed import Ranks
 from understudy.engine.loop import fit
+from understudy.guidance import attach_answers, settle_precision
 
 from .setting import Setting, Tick, knows
 from .synthetic import register
@@ -45,7 +47,7 @@ def train(setting: Setting, tick: Tick) -> None:
     with TemporaryDirectory(prefix="understudy-benchmark-") as folder:
         config = with_table(setting, Path(folder) / "table")
         with process(config) as device:
-            built = build(config, device)
+            built = settle_precision(build(config, device), device, Ranks())
             load_aux(setting, built)
             last = watch(built)
             steps, rehearsing = 0, setting.warm_steps > 0
@@ -60,6 +62,7 @@ def train(setting: Setting, tick: Tick) -> None:
                     raise _AgainError
 
             job = build_job(built, Path(folder), Beat(beat), device, threading.Event())
+            attach_answers(built, job.stream, Path(folder), Ranks())
             while True:
                 with contextlib.suppress(_AgainError):
                     fit(job)
@@ -74,7 +77,7 @@ def with_table(setting: Setting, table: Path) -> Config:
     """
     config = setting.read()
     if knows(config, "teacher.table"):
-        return config.replaced(**{"teacher.table": str(table)})
+        return config.replaced(**{"teacher.table": str(table) if setting.warm_steps else "off"})
     if setting.warm_steps and config.teacher is not None:
         raise ValueError(
             "a warm arm must have a table of answers, got a library without teacher.table. Measure it cold"

@@ -36,12 +36,22 @@ class Fake:
 def fakes(load):
     Fake.log, Fake.blocks = [], 0
     protocol = load("protocol")
-    return [Fake(protocol, name, seconds) for name, seconds in (("a", 0.3), ("b", 0.1), ("t", 0.1))]
+    return {name: Fake(protocol, name, seconds) for name, seconds in (("a", 0.3), ("b", 0.1), ("t", 0.1))}
+
+
+def taken(load, fakes, **manner):
+    """Rounds of 20 steps, without a warm-up."""
+    given = {"least": 20, "seconds": 0.0, "pairs": 16, **manner}
+    return list(load("protocol").rounds(fakes, {}, **given))
+
+
+def as_rounds(load, done):
+    return [load("protocol").Round(r["a"], r["b"], r["b"], r["t"]) for r in done]
 
 
 def test_rounds_alternate_and_their_ratio_survives_a_machine_that_slows_down(load, fakes):
     protocol, report = load("protocol"), load("report")
-    done = list(protocol.rounds(*fakes, steps=20, pairs=16))
+    done = as_rounds(load, taken(load, fakes))
     assert "".join(Fake.log[:12]) == "abttbaabttba"
     ratios = [report.datum("time", r.a, r.b) for r in done]
     middle, low, high = protocol.median_interval(ratios)
@@ -53,13 +63,30 @@ def test_rounds_alternate_and_their_ratio_survives_a_machine_that_slows_down(loa
 
 
 def test_rounds_end_at_the_deadline_but_never_before_the_first(load, fakes):
-    assert len(list(load("protocol").rounds(*fakes, steps=1, pairs=9, deadline=-math.inf))) == 1
+    assert len(taken(load, fakes, deadline=-math.inf)) == 1
 
 
-def test_a_block_is_long_enough_for_the_fastest_arm(load, fakes):
+def test_an_arm_that_ends_is_named_and_the_others_go_on(load, fakes):
+    protocol, failed = load("protocol"), {}
+
+    class Ends(Fake):
+        def block(self, steps):
+            if self.blocks_left == 0:
+                raise protocol.ArmError("out of memory")
+            self.blocks_left -= 1
+            return super().block(steps)
+
+    fakes["b"] = Ends(protocol, "b", 0.1)
+    fakes["b"].blocks_left = 2
+    done = list(protocol.rounds(fakes, failed, least=20, seconds=0.0, pairs=4))
+    assert failed == {"b": "out of memory"}
+    assert [sorted(r) for r in done] == [["a", "b", "t"], ["a", "b", "t"], ["a", "t"], ["a", "t"]]
+
+
+def test_a_block_is_long_enough(load, fakes):
     choose = load("protocol").choose_steps
-    assert choose(fakes, least=20, seconds=1.0) == 20
-    assert choose(fakes, least=2, seconds=5.0) == pytest.approx(5 / 0.1, rel=0.15)
+    assert choose(fakes["b"], least=20, seconds=1.0) == 20
+    assert choose(fakes["b"], least=2, seconds=5.0) == pytest.approx(5 / 0.1, rel=0.15)
 
 
 def test_the_interval_holds_the_median_and_narrows_with_more_pairs(load):
@@ -93,10 +120,10 @@ def test_the_share_of_evaluation_is_of_the_whole_run(load):
 
 
 def test_a_record_is_read_as_it_was_written_and_failures_stay_on_the_page(load, fakes, tmp_path):
-    protocol, report, comparisons = load("protocol"), load("report"), load("comparisons")
+    report, comparisons = load("report"), load("comparisons")
     machine = load("machine").machine(2, "cpu")
     names = list(comparisons.COMPARISONS)
-    done = list(protocol.rounds(*fakes, steps=20, pairs=3))
+    done = as_rounds(load, taken(load, fakes, pairs=3))
     record, failed = report.Record(machine, done, ["teacher.x"]), report.Record(machine, [], [], "it broke")
     report.write_record(tmp_path / f"{names[0]}.json", record, comparisons.COMPARISONS[names[0]])
     report.write_record(tmp_path / f"{names[1]}.json", failed, comparisons.COMPARISONS[names[1]])

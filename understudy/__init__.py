@@ -17,7 +17,7 @@ from understudy.data import DATASETS as DATASETS
 from understudy.demo import demo as demo
 from understudy.engine.backward import StepOutput as StepOutput
 from understudy.engine.distiller import Distiller as Distiller
-from understudy.engine.loop import DivergedError as DivergedError
+from understudy.engine.divergence import DivergedError as DivergedError
 from understudy.engine.loop import InterruptedRunError as InterruptedRunError
 from understudy.exports import export as export
 from understudy.interface import Batch as Batch

@@ -124,6 +124,23 @@ class ScheduleConfig(_Strict):
     """Where cosine and onecycle end."""
 
 
+class DivergenceConfig(_Strict):
+    """What is done about a training that goes wrong."""
+
+    policy: Literal["stop", "skip", "rewind"] = "stop"
+    """End the run; leave single steps out; or go back to the last good epoch with a lower learning rate."""
+    explosion: float | None = Field(default=1000.0, gt=1)
+    """A term explodes when it exceeds so many times its highest mean over 50 steps; null: never."""
+    collapse_epochs: int | None = Field(default=3, ge=1)
+    """Epochs in a row with nearly all predictions for one, wrong class that are a collapse; null: any number."""
+    skips: int = Field(default=10, ge=1)
+    """Steps an epoch that skip leaves out at most."""
+    rewinds: int = Field(default=3, ge=1)
+    """How often rewind goes back at most."""
+    lr_factor: float = Field(default=0.5, gt=0, lt=1)
+    """What the learning rate is multiplied by when rewind goes back."""
+
+
 class TrainConfig(_Strict):
     """The training loop."""
 
@@ -146,6 +163,12 @@ class TrainConfig(_Strict):
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
+    divergence: DivergenceConfig = DivergenceConfig()
+
+    @field_validator("divergence", mode="before")
+    @classmethod
+    def _policy_alone(cls, value: Any) -> Any:
+        return {"policy": value} if isinstance(value, str) else value
 
 
 class ArmConfig(_Strict):

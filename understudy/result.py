@@ -80,6 +80,7 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
         "classes": list(built.data.classes),
         "last": last,
         "best": None if job.best is None else {**job.best, "chosen_on": "val"},
+        "divergence": job.watch.report(),
         "teacher": None
         if not guides
         else {

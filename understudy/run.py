@@ -18,10 +18,11 @@ from understudy.build import Built, build, build_job, divided_batches, eval_batc
 from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
+from understudy.engine.divergence import DivergedError
 from understudy.engine.ema import MovingAverage
 from understudy.engine.evaluate import answers
-from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
-from understudy.files import json_line, locked, read_json_lines, write_json, write_text
+from understudy.engine.loop import InterruptedRunError, Job, fit, stopped_by_signals
+from understudy.files import locked, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.methods.term import build_terms
 from understudy.models import load_weights
@@ -350,11 +351,8 @@ def _restore(job: Job, built: Built) -> None:
     if state is not None:
         job.load(state)
         job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
-    if not job.ranks.is_first:
-        return
-    metrics = job.folder / "metrics.jsonl"
-    lines = [line for line in read_json_lines(metrics) if line["epoch"] <= job.epoch]
-    write_text(metrics, "".join(json_line(line) + "\n" for line in lines))
+    if job.ranks.is_first:
+        job.cut_metrics()
 
 
 def _last_state(job: Job) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ def added(meters, ce, kd, n=4):
 
 
 def test_means_are_weighted_by_batch_size():
-    meters = Meters(["ce", "kd"], torch.device("cpu"))
+    meters = Meters(["ce", "kd"], torch.device("cpu"), 4)
     added(meters, 1.0, 3.0, n=4)
     added(meters, 2.0, 3.0, n=2)
     summary = meters.summary()
@@ -20,20 +20,28 @@ def test_means_are_weighted_by_batch_size():
     assert summary["train/acc1"] == pytest.approx(100 * 2 / 6)
 
 
-def test_the_term_that_failed_first_is_named():
-    meters = Meters(["ce", "kd"], torch.device("cpu"))
-    added(meters, 1.0, 3.0)
-    assert meters.problem() is None
-    added(meters, 1.0, float("nan"))
-    added(meters, float("nan"), float("nan"))  # it has spread by now
-    assert meters.problem() == "kd"
+@pytest.mark.parametrize(
+    ("predicted", "targets", "expected"),
+    [
+        ([2] * 100, [0, 1, 2, 3] * 25, 2),
+        ([2] * 99 + [1], [0, 1, 2, 3] * 25, 2),
+        ([2] * 98 + [1] * 2, [0, 1, 2, 3] * 25, None),
+        ([2] * 100, [2] * 70 + [1] * 30, None),  # the images themselves are of one class
+        ([2] * 99, [0, 1, 3] * 33, None),  # too few to say
+    ],
+)
+def test_predictions_for_one_wrong_class_are_a_collapse(predicted, targets, expected):
+    meters, loss = Meters(["ce"], torch.device("cpu"), 4), torch.tensor(1.0)
+    for part in (slice(0, 60), slice(60, None)):
+        meters.add(loss, {"ce": loss}, torch.eye(4)[predicted[part]], torch.tensor(targets[part]))
+    assert meters.collapsed() == expected
 
 
 def test_saved_sums_go_on_where_they_stopped():
-    whole, first = (Meters(["ce", "kd"], torch.device("cpu")) for _ in range(2))
+    whole, first = (Meters(["ce", "kd"], torch.device("cpu"), 4) for _ in range(2))
     for meters in (whole, first):
         added(meters, 1.0, 3.0)
-    second = Meters(["ce", "kd"], torch.device("cpu"))
+    second = Meters(["ce", "kd"], torch.device("cpu"), 4)
     second.load_state_dict(first.state_dict())
     for meters in (whole, second):
         added(meters, 2.0, 5.0)

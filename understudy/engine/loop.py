@@ -16,23 +16,17 @@ from torch import nn
 
 from understudy.config import TrainConfig
 from understudy.data.counter import step_seed
-from understudy.engine.checkpoint import save_checkpoint
+from understudy.engine.checkpoint import load_checkpoint, save_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
+from understudy.engine.divergence import CHECK_EVERY, Finding, SetbackError, Watch, hint
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
 from understudy.engine.stream import Stream
-from understudy.files import append_line, json_line
+from understudy.files import append_line, json_line, read_json_lines, write_atomic, write_text
 from understudy.interface import Batch, Outputs
-
-CHECK_EVERY = 50
-"""Steps between two looks at whether the losses are still finite (each look waits for the device)."""
-
-
-class DivergedError(ValueError):
-    """The loss stopped being finite."""
 
 
 class InterruptedRunError(Exception):
@@ -68,9 +62,13 @@ class Job:
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
     """What the processes want at the end of a step."""
+    watch: Watch = field(init=False)
+    """Whether the training goes wrong, and what was done about it."""
 
     def __post_init__(self) -> None:
         self.wishes = Wishes(self.ranks)
+        names = [term.name for term in self.distiller.terms]
+        self.watch = Watch(self.train.divergence, self.distiller, hint(names), self.device)
 
     @property
     def ranks(self) -> Ranks:
@@ -87,6 +85,11 @@ class Job:
         """Where the last good state is."""
         return self.folder / "checkpoints" / "last.pt"
 
+    @property
+    def good(self) -> Path:
+        """The state after the last epoch that nothing was wrong with, where the run may have to go back."""
+        return self.folder / "checkpoints" / "good.pt"
+
     def state(self) -> dict[str, Any]:
         """Returns everything a later process needs to go on exactly."""
         return {
@@ -99,12 +102,34 @@ class Job:
             "best": self.best,
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
+            "watch": self.watch.state_dict(),
         }
 
     def save(self) -> None:
         """Writes the checkpoint; of several processes the first does."""
         if self.ranks.is_first:
             save_checkpoint(self.checkpoint, self.state())
+
+    def keep_good(self) -> None:
+        """Keeps the last checkpoint as the state to go back to, if there may be a need and it is one."""
+        if self.ranks.is_first and self.watch.rewinds and self.step == 0 and self.watch.suspects == 0:
+            write_atomic(self.good, lambda file: file.write(self.checkpoint.read_bytes()))
+
+    def go_back(self, finding: Finding) -> None:
+        """Returns to the last good epoch, with a lower learning rate."""
+        history = self.watch.state_dict()
+        self.load(self.ranks.first(lambda: load_checkpoint(self.good)))
+        self.watch.went_back(finding, history)
+        self.save()
+        self.keep_good()
+        if self.ranks.is_first:
+            self.cut_metrics()
+
+    def cut_metrics(self) -> None:
+        """Drops the lines of metrics of epochs that are not done."""
+        metrics = self.folder / "metrics.jsonl"
+        lines = [line for line in read_json_lines(metrics) if line["epoch"] <= self.epoch]
+        write_text(metrics, "".join(json_line(line) + "\n" for line in lines))
 
     @contextmanager
     def measured(self) -> Iterator[None]:
@@ -124,6 +149,8 @@ class Job:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.meters, self.best, self.seconds = state["meters"], state["best"], state["seconds"]
+        if "watch" in state:  # there was none before it
+            self.watch.load_state_dict(state["watch"])
 
 
 def fit(job: Job) -> None:
@@ -140,27 +167,52 @@ def fit(job: Job) -> None:
 def steps(job: Job) -> Iterator[None]:
     """Trains as :func:`fit` does, and gives the word back after every step."""
     job.console.start("training", job.train.epochs * job.steps, job.epoch * job.steps + job.step)
-    while job.epoch < job.train.epochs:
-        meters = Meters([term.label for term in job.distiller.active(job.epoch)], job.device)
-        if job.meters is not None:
-            meters.load_state_dict(job.meters)
-        before, first = job.seconds, job.step
-        yield from _train_epoch(job, meters)
-        trained = job.seconds - before
-        job.epoch, job.step, job.meters = job.epoch + 1, 0, None
-        meters.gather()
-        line = {"epoch": job.epoch, "lr": job.optimizer.param_groups[0]["lr"], **meters.summary()}
-        if job.measure is not None and (
-            job.epoch % job.train.eval_every == 0 or job.epoch == job.train.epochs
-        ):
-            line |= job.measure()
-            _keep_best(job, line)
-        images = (job.steps - first) * job.train.batch_size
-        line["images_per_second"] = round(images / max(trained, 1e-9), 1)
-        if job.ranks.is_first:
-            append_line(job.folder / "metrics.jsonl", json_line(line))
+    job.watch.prime(job.optimizer)
+    if job.watch.rewinds and job.ranks.is_first and not job.checkpoint.exists():
         job.save()
-        job.console.say(_epoch_line(line, job.train.epochs))
+    job.keep_good()
+    while job.epoch < job.train.epochs:
+        try:
+            yield from _epoch(job)
+        except SetbackError as setback:
+            finding = setback.finding
+            job.go_back(finding)
+            job.console.say(
+                f"{finding.must}, got {finding.what} {finding.place()}; back to the end of epoch {job.epoch}, "
+                f"learning rate × {job.watch.lr_scale:g}. {job.watch.hint}"
+            )
+
+
+def _epoch(job: Job) -> Iterator[None]:
+    """Trains the rest of the present epoch, measures it and writes down what came of it."""
+    active = {t.label: w for t in job.distiller.terms if (w := t.weight.at(job.epoch)) != 0.0}
+    meters = Meters(list(active), job.device, job.distiller.setup.num_classes)
+    if job.meters is not None:
+        meters.load_state_dict(job.meters)
+    job.watch.start_epoch(active)
+    before, first = job.seconds, job.step
+    yield from _train_epoch(job, meters)
+    trained = job.seconds - before
+    job.epoch, job.step, job.meters = job.epoch + 1, 0, None
+    meters.gather()
+    line = {"epoch": job.epoch, "lr": job.optimizer.param_groups[0]["lr"], **meters.summary()}
+    learning = any("logits" in t.method.student_roles for t in job.distiller.terms if t.label in active)
+    said, finding = job.watch.finish_epoch(meters, job.epoch, learning)
+    line |= said
+    if said:
+        job.console.say(f"left out {said['train/skipped']} steps: {job.watch.events[-1]['what']}")
+    _settle(job, finding)
+    if job.measure is not None and (job.epoch % job.train.eval_every == 0 or job.epoch == job.train.epochs):
+        line |= job.measure()
+        if not (job.watch.rewinds and job.watch.suspects):  # an epoch that may have to be undone
+            _keep_best(job, line)
+    images = (job.steps - first) * job.train.batch_size
+    line["images_per_second"] = round(images / max(trained, 1e-9), 1)
+    if job.ranks.is_first:
+        append_line(job.folder / "metrics.jsonl", json_line(line))
+    job.save()
+    job.keep_good()
+    job.console.say(_epoch_line(line, job.train.epochs))
 
 
 def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
@@ -179,14 +231,21 @@ def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
             step_seed(job.seed, done)
         )  # dropout: a function of (seed, step), so resume is exact
         for group in job.optimizer.param_groups:
-            group["lr"] = learning_rate(train.schedule, train.optimizer.lr, done, job.steps, train.epochs)
+            rate = learning_rate(train.schedule, train.optimizer.lr, done, job.steps, train.epochs)
+            group["lr"] = rate * job.watch.lr_scale
+        job.watch.begin(meters, job.average)
         _forward_backward(job, batch, answers, meters)
+        norm = None
         if train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
+        job.watch.judge(
+            meters, job.stream.loader.global_batch_size(job.step), parameters, job.optimizer, norm
+        )
         job.optimizer.step()
         job.optimizer.zero_grad(set_to_none=True)
         if job.average is not None:
             job.average.update()
+        job.watch.end()
         job.step += 1
         job.seconds += time.perf_counter() - began
         job.console.advance()
@@ -194,7 +253,7 @@ def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
         saved = time.monotonic() if overdue else saved
         stopping, late = job.wishes.heard(job.stop.is_set(), overdue)
         if job.step % CHECK_EVERY == 0 or job.step == job.steps or late or stopping:
-            _check_finite(job, meters)
+            _settle(job, job.watch.look(job.epoch, job.step, last=job.step == job.steps))
         if (late or stopping) and job.step < job.steps:
             meters.gather()
             job.meters = meters.state_dict()
@@ -235,21 +294,25 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     return Batch(*(None if column is None else column[rows] for column in columns))  # pyright: ignore[reportArgumentType]
 
 
-def _check_finite(job: Job, meters: Meters) -> None:
-    problem = meters.problem()
-    if problem is None:
+def _settle(job: Job, finding: Finding | None) -> None:
+    """Goes on, goes back or ends the run, as its policy says.
+
+    Raises:
+        SetbackError: the run must go back.
+        DivergedError: it must end.
+        OtherProcessError: likewise; the first process says why.
+    """
+    if finding is None:
         return
-    if not job.ranks.is_first:
-        raise OtherProcessError(f"the loss must stay finite, got NaN or infinity in {problem}")
+    if job.watch.may_rewind():
+        raise SetbackError(finding)
     kept = (
         f"The last good state is {job.checkpoint}"
         if job.checkpoint.exists()
         else "There is no good state yet"
     )
-    raise DivergedError(
-        f"the loss must stay finite, got NaN or infinity in {problem} in epoch {job.epoch + 1}, by step {job.step}. "
-        f"Lower train.optimizer.lr or the term's weight, or set train.clip_norm. {kept}"
-    )
+    error = job.watch.stopped(finding, kept)
+    raise error if job.ranks.is_first else OtherProcessError(f"{finding.must}, got {finding.what}")
 
 
 def _keep_best(job: Job, line: dict[str, Any]) -> None:
@@ -272,14 +335,16 @@ def _epoch_line(line: dict[str, Any], epochs: int) -> str:
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Turns the first INT or TERM into ``stop``; a second INT interrupts at once, as usual.
+    """Turns the first INT, TERM or USR1 into ``stop``; a second INT interrupts at once, as usual.
+
+    A batch system announces with TERM or USR1 that it needs the machine (SLURM: ``--signal=USR1@120``).
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
 
     def handle(number: int, frame: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:

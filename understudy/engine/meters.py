@@ -6,15 +6,19 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
 
 from understudy.engine.distributed import Ranks
 
-NEVER = 2**62
+COLLAPSED = 0.99
+"""Share of all predictions that must be for one class to call it a collapse."""
+LEARNED = 0.6
+"""An accuracy from which on such predictions are right: the images are of one class, too."""
+FEWEST = 100
+"""Images of which a collapse may be said."""
 
 
 class Meters:
-    """Running sums of the losses, the accuracy and the alignment of one epoch, and the first non-finite loss.
+    """Running sums of the losses, the accuracy and the alignment of one epoch, and the predictions of each class.
 
     Of several processes each adds its own; :meth:`gather` adds them up. Then, as before the first sum, one process
     holds everything and the others nothing, so that a checkpoint of the sums is good for any number of processes.
@@ -22,9 +26,10 @@ class Meters:
     Args:
         labels: the terms that are active in this epoch, in order.
         device: where the sums live.
+        num_classes: C.
     """
 
-    def __init__(self, labels: Sequence[str], device: torch.device) -> None:
+    def __init__(self, labels: Sequence[str], device: torch.device, num_classes: int) -> None:
         self.ranks = Ranks()
         self.labels = ("loss", *labels)
         self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
@@ -32,9 +37,7 @@ class Meters:
         self.alignment = torch.zeros(
             3, dtype=torch.float64, device=device
         )  # sum of lambda, conflicts, merges
-        self.adds = 0
-        # for each loss that was not finite when the first one was: the number of that addition
-        self.bad = torch.full((len(self.labels),), NEVER, device=device)
+        self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def add(
@@ -55,14 +58,12 @@ class Meters:
             weight: images that the losses stand for, if not B.
         """
         values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())]).to(torch.float64)
-        wrong = ~values.isfinite()
-        # what was wrong first, before it spread
-        self.bad = torch.where((self.bad == NEVER).all() & wrong, self.adds, self.bad)
-        self.adds += 1
         self.sums += values * (len(target) if weight is None else weight)
+        predicted = logits.argmax(dim=1)
         self.counts += torch.stack(
-            [(logits.argmax(dim=1) == target).sum(), torch.full_like(self.counts[0], len(target))]
+            [(predicted == target).sum(), torch.full_like(self.counts[0], len(target))]
         )
+        self.predicted.index_add_(0, predicted, torch.ones_like(predicted))
 
     @torch.no_grad()
     def add_alignment(self, info: dict[str, Tensor]) -> None:
@@ -79,23 +80,23 @@ class Meters:
         """Moves the sums of all processes to the first one; collective. The alignment is the same on all already."""
         if not self.ranks.several:
             return
-        message = torch.cat([self.sums, self.counts.to(torch.float64)])  # counts are exact up to 2^53
+        parts = (self.sums, self.counts, self.predicted)
+        message = torch.cat([part.to(torch.float64) for part in parts])  # counts are exact up to 2^53
         self.ranks.total(message)
         if not self.ranks.is_first:
             message.zero_()
-        self.sums.copy_(message[: len(self.sums)])
-        self.counts.copy_(message[len(self.sums) :])
+        for part, total in zip(parts, message.split([len(part) for part in parts]), strict=True):
+            part.copy_(total)
 
-    def problem(self) -> str | None:
-        """Returns the terms that stopped being finite first, or ``None``; reads the device; collective."""
-        found = self.bad.clone()
-        if self.ranks.several:
-            dist.all_reduce(found, dist.ReduceOp.MIN)
-        when = found.tolist()
-        if min(when) == NEVER:
-            return None
-        bad = [label for label, addition in zip(self.labels, when, strict=True) if addition == min(when)]
-        return ", ".join(label for label in bad if label != "loss") or "loss"
+    def collapsed(self) -> int | None:
+        """Returns the class that nearly all predictions were for, though most images are of another; reads the device.
+
+        With several processes the first one's is right, after :meth:`gather`.
+        """
+        correct, seen = self.counts.tolist()
+        most, number = self.predicted.max(dim=0)
+        one = seen >= FEWEST and int(most) >= COLLAPSED * seen and correct < LEARNED * seen
+        return int(number) if one else None
 
     def summary(self) -> dict[str, float]:
         """Returns the means of the epoch under their names in ``metrics.jsonl``; reads the device.
@@ -113,7 +114,8 @@ class Meters:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the sums, for a checkpoint within an epoch."""
-        return {"sums": self.sums, "counts": self.counts, "alignment": self.alignment}
+        names = ("sums", "counts", "alignment", "predicted")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes saved sums; of several processes the first does, for all."""

@@ -50,6 +50,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "epochs": string(last, "epoch") or string(run.result, "epochs") or str(len(run.metrics)),
         "comparisons": _comparisons(run, alone),
         "results": _results(run, alone) if run.result else None,
+        "setbacks": _setbacks(part(run.result, "divergence")),
         "best": _best_in_words(part(run.result, "best")),
         "facts": _facts(run),
         "figures": _figures(run, alone),
@@ -135,6 +136,28 @@ def _best_in_words(best: Mapping[str, Any]) -> str:
     )
 
 
+_DID = {
+    "skipped": "the steps were left out",
+    "rewound": "the run went back to its last good epoch, with a lower learning rate",
+    "stopped": "the run ended",
+}
+
+
+def _setbacks(divergence: Mapping[str, Any]) -> list[str]:
+    """Returns what went wrong in the training and what was done about it, a sentence each."""
+    sentences = []
+    for event in divergence.get("events") or ():
+        if isinstance(event, Mapping):
+            step = number(event, "step")
+            place = f"Epoch {string(event, 'epoch')}" + ("" if step is None else f", step {step:.0f}")
+            steps = number(event, "steps")
+            more = "" if steps is None else f" ({steps:.0f} in this epoch)"
+            sentences.append(
+                f"{place}: {string(event, 'what')}; {_DID.get(string(event, 'did'), 'no more is known')}{more}"
+            )
+    return sentences
+
+
 def _facts(run: RunFolder) -> list[tuple[str, str]]:
     """Returns name and value of what is worth knowing beside the accuracy."""
     result, teacher = run.result, part(run.result, "teacher")
@@ -180,7 +203,9 @@ def _terms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the names of the loss terms, in the order they first appear."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("train/"))
     return [
-        key.removeprefix("train/") for key in keys if key not in ("train/loss", "train/acc1", "train/acc5")
+        key.removeprefix("train/")
+        for key in keys
+        if key not in ("train/loss", "train/acc1", "train/acc5", "train/skipped")
     ]
 
 

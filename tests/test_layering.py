@@ -18,6 +18,8 @@ LAYERS = (
     ("build",),
     ("guidance",),
     ("result",),
+    ("job",),
+    ("side_by_side",),
     ("run",),
     ("study", "tables", "predict", "exports", "init", "bench", "costs", "listing"),
     ("demo",),

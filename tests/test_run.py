@@ -277,7 +277,7 @@ def test_a_teacher_assistant_chain_runs_link_by_link_and_goes_on_where_it_stoppe
         "assistants": [{"model": "resnet8"}],
         "train": digits_config["train"] | {"epochs": 1},
     }
-    begin, begun = jobs._begin, []
+    begin, begun = jobs.begin, []
 
     def counted(verb, config, quiet):
         begun.append((verb, config.teacher.model, config.student.model))
@@ -285,7 +285,7 @@ def test_a_teacher_assistant_chain_runs_link_by_link_and_goes_on_where_it_stoppe
             raise us.InterruptedRunError
         return begin(verb, config, quiet)
 
-    monkeypatch.setattr(jobs, "_begin", counted)
+    monkeypatch.setattr(jobs, "begin", counted)
     with pytest.raises(us.InterruptedRunError):
         us.distill(chain, quiet=True)
     run = us.resume(chain["output"], quiet=True)

@@ -44,10 +44,10 @@ def test_seeds_share_their_order_and_differ_in_initialisation(plan, tmp_path):
 def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, monkeypatch):
     first = us.study(plan, quiet=True)
     trained = []
-    begin = jobs._begin
+    begin = jobs.begin
     monkeypatch.setattr(
         jobs,
-        "_begin",
+        "begin",
         lambda verb, config, quiet: trained.append(config.output) or begin(verb, config, quiet),
     )
     plan["study"]["seeds"] = [0, 1, 2]
@@ -58,7 +58,7 @@ def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, m
 
 
 def test_a_study_that_was_stopped_goes_on(plan, monkeypatch):
-    begin, calls = jobs._begin, []
+    begin, calls = jobs.begin, []
 
     def stops(verb, config, quiet):
         calls.append(verb)
@@ -67,7 +67,7 @@ def test_a_study_that_was_stopped_goes_on(plan, monkeypatch):
         return begin(verb, config, quiet)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "_begin", stops)
+        patch.setattr(jobs, "begin", stops)
         with pytest.raises(us.InterruptedRunError):
             us.study(plan, quiet=True)
     study = us.study(plan, quiet=True)

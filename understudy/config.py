@@ -159,6 +159,9 @@ class TrainConfig(_Strict):
     eval_batch_size: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after every epoch, and within one after so many minutes."""
+    seeds: list[int] | None = Field(default=None, min_length=1)
+    """Train one student for each of these seeds, side by side on one order, one set of views and one teacher's answers
+    (``data.seed``): the seeds vary initialisation and dropout."""
     device: str = AUTO
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -209,6 +212,17 @@ class Config(_Strict):
     @classmethod
     def _losses_are_terms(cls, losses: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [term.spec() for term in build_terms(losses)]
+
+    @model_validator(mode="after")
+    def _seeds_are_of_one_job(self) -> Config:
+        seeds = self.train.seeds
+        if seeds is not None and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
+            raise ValueError(f"train.seeds must be different numbers from 0 up, got {seeds}. Correct them")
+        if seeds is not None and (self.assistants or self.generations > 1):
+            raise ValueError(
+                "train.seeds must not stand beside assistants or generations, got both. Run one seed at a time"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_or_several_teachers(self) -> Config:

@@ -2,47 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from understudy.build import Built, build, build_job, divided_batches, eval_batches, joined, process
-from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, agrees, differences, load_config
+from understudy.build import build, divided_batches, joined, process
+from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
-from understudy.engine.ema import MovingAverage
 from understudy.engine.evaluate import answers
-from understudy.engine.loop import InterruptedRunError, Job, fit, stopped_by_signals
-from understudy.files import locked, write_json, write_text
-from understudy.guidance import attach_answers, settle_precision
+from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
+from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.methods.term import build_terms
 from understudy.models import load_weights
-from understudy.report import write_run_report
-from understudy.result import accuracy, agreement, count_parameters, environment, finish, headline, summary
+from understudy.result import accuracy, agreement
+from understudy.side_by_side import side_by_side
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A finished run."""
-
-    path: Path
-    config: Config
-    """As it was run, every automatic choice made."""
-    student: nn.Module
-    """The plain module to ship, in eval mode."""
-    metrics: dict[str, Any]
-    """The content of ``result.json``."""
 
 
 def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
@@ -62,7 +43,7 @@ def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
     changes: dict[str, Any] = {"teacher": None, "teachers": None, "gradients.align": "none"}
     if any(term.needs_teacher for term in build_terms(config.losses)):
         changes["losses"] = [{"name": "ce"}]
-    return _begin("train", config.replaced(**changes), quiet)
+    return begin("train", config.replaced(**changes), quiet)
 
 
 def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
@@ -83,7 +64,7 @@ def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
         raise ValueError(
             "distill must have a teacher, got none. Add teacher: {model: ..., weights: ...}, or use train"
         )
-    return _begin("distill", config, quiet)
+    return begin("distill", config, quiet)
 
 
 def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: bool = False) -> Run:
@@ -109,7 +90,7 @@ def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: boo
         last.unlink(missing_ok=True)
     if config.assistants or config.generations > 1:
         return _chain(config, quiet)
-    return _begin(_verb(config), config, quiet)
+    return begin(_verb(config), config, quiet)
 
 
 def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[str, float]:
@@ -156,20 +137,6 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
     return result
 
 
-def finished(config: Config) -> dict[str, Any] | None:
-    """Returns the result of this very job if its output folder holds it, finished."""
-    folder = Path(config.output)
-    if not (folder / "result.json").exists():
-        return None
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    stored = load_config(folder / "config.yaml", {"output": config.output})
-    mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
-    if result["verb"] == "train":  # `train` leaves out the teacher's side
-        for key in ("teacher", "teachers", "losses", "gradients"):
-            del mine[key], theirs[key]
-    return result if result["status"] == "finished" and agrees(mine, theirs) else None
-
-
 def _verb(config: Config) -> str:
     """Returns whether a config's student learns from labels alone, or from somebody."""
     alone = not config.guides and all(term.method.label_loss for term in build_terms(config.losses))
@@ -186,15 +153,8 @@ def _chain(config: Config, quiet: bool) -> Run:
     models = [*config.assistants, *[config.student] * config.generations]
     link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
     ranks = joined(config)
-
-    def claim() -> None:
-        if folder.is_dir() and (folder / "config.yaml").exists():
-            _stored(folder, config)
-        held.enter_context(locked(folder))
-        write_text(folder / "config.yaml", config.yaml())
-
     with ExitStack() as held:
-        ranks.first(claim)
+        ranks.first(partial(claim_folder, held, folder, config))
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"
             job = link.replaced(
@@ -206,7 +166,7 @@ def _chain(config: Config, quiet: bool) -> Run:
                 job = job.replaced(**{"losses": [{"name": "ce"}], "gradients.align": "none"})
             Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
             if number == len(models) or ranks.first(partial(finished, job)) is None:
-                run = _begin("train" if teacher is None else "distill", job, quiet)
+                run = begin("train" if teacher is None else "distill", job, quiet)
             teacher = _taught(config, model, output)
     assert run is not None  # there is at least the student
     return run
@@ -225,137 +185,20 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     return TeacherConfig(model=model.model, weights=weights, taps=model.taps, **manner)
 
 
-def _begin(verb: str, config: Config, quiet: bool) -> Run:
-    """Claims the output folder and runs, or goes on with what is there.
-
-    Of several processes the first one alone knows the folder; what it reads there it sends to the others.
-    """
-    folder, stop, ranks = Path(config.output), threading.Event(), joined(config)
-    stored = ranks.first(partial(_stored, folder, config))
-    with stopped_by_signals(stop), process(stored or config) as device, ExitStack() as held:
-        # before the folder is touched: what is wrong leaves nothing behind
-        built = ranks.together(partial(build, stored or config, device))
-        built = settle_precision(built, device, ranks)
-        console = Console(folder / "train.log", quiet=quiet) if ranks.is_first else Console(quiet=True)
-        job = ranks.together(partial(build_job, built, folder, console, device, stop))
-        held.callback(job.stream.close)
-        built = attach_answers(built, job.stream, folder, ranks, say=console.say)
-        ranks.first(partial(_claim, held, folder, config, built))
-        with console:
-            return _run(verb, job, built)
-
-
-def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
-    """Locks the output folder for this process, and writes down what is run there."""
-    held.enter_context(locked(folder))
-    if _stored(folder, config) is None:  # another process may have come first
-        write_json(folder / "environment.json", environment(built.config))
-        write_text(folder / "config.yaml", built.config.yaml())
-
-
-def _stored(folder: Path, config: Config) -> Config | None:
-    """Returns the config of the unfinished run in ``folder``, ``None`` if the folder is free.
-
-    Raises:
-        ValueError: the run is finished or has another config, or the folder holds something else.
-    """
-    if not (folder / "config.yaml").exists():
-        if folder.is_file() or (folder.is_dir() and any(f.name not in _OWN for f in folder.iterdir())):
-            raise ValueError(
-                f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
-            )
-        return None
-    stored = load_config(folder / "config.yaml", {"output": config.output})
-    different = differences(config.model_dump(mode="json"), stored.model_dump(mode="json"))
-    if different:
-        raise ValueError(
-            f"output {folder} must hold the same run, got another value for {', '.join(different[:5])}. "
-            "Choose another output=, or delete the folder"
-        )
-    result = folder / "result.json"
-    if result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "finished":
-        raise ValueError(
-            f"output must not hold a finished run, got {folder}. Choose another output=, or delete the folder"
-        )
-    return stored
-
-
-_OWN = {".lock", "environment.json"}
-"""What a run may have left in its folder before its config was written."""
-
-
-def _run(verb: str, job: Job, built: Built) -> Run:
-    """Trains from wherever the folder stands, measures once, and writes what is left behind."""
-    for line in _introduction(verb, job, built):
-        job.console.say(line)
-    _restore(job, built)
-    try:
-        fit(job)
-    except DivergedError as error:
-        diverged = {"status": "diverged", "message": str(error)}
-        write_json(job.folder / "result.json", summary(verb, job, built) | diverged)
-        raise
-    except InterruptedRunError:
-        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: understudy resume {job.folder}")
-        raise
-    result = finish(verb, job, built)
-    with job.measured():
-        student = job.distiller.deployable().eval()
-    job.distiller.close()
-    report = job.ranks.first(partial(write_run_report, job.folder))
-    job.console.say(headline(result))
-    job.console.say(f"report: {report}")
-    return Run(job.folder, built.config, student, result)
-
-
-def _introduction(verb: str, job: Job, built: Built) -> list[str]:
-    """Returns what is about to happen, with every choice that was made automatically."""
-    config, data, setup = built.config, built.data, built.distiller.setup
-    student = f"{config.student.model} ({count_parameters(setup.student.module):,} parameters)"
-    sizes = f"{len(data.train):,} training images"
-    if data.val is not None:
-        sizes += f", {len(data.val):,} held out"
-    if data.test is not None:
-        sizes += f", {len(data.test):,} test"
-    lines = [f"{verb} {student} on {config.data.name}: {sizes}, {len(data.classes)} classes"]
-    guides = built.distiller.guides
-    for name, network in guides.networks.items():
-        precision = config.guides[name].precision
-        lines.append(
-            f"{name} {config.guides[name].model} ({count_parameters(network.module):,} parameters), {precision}; "
-            f"{guides.notes[name]}"
-        )
-    for term in built.distiller.terms:
-        lines.append(f"  term {term.label}: {term.describe()}")
-    train = config.train
-    lines.append(
-        f"{train.epochs} epochs of {job.steps} steps, batch {train.batch_size}, {train.precision}, "
-        f"{train.device}, {train.threads} threads, into {job.folder}"
-    )
-    if job.ranks.several:
-        norms = "batch norms over all of them" if train.sync_bn else "batch norms each by itself"
-        lines.append(f"{job.ranks.world} processes share each batch; {norms}")
-    return lines + [f"note: {note}" for note in built.notes]
-
-
-def _restore(job: Job, built: Built) -> None:
-    """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
-    state = job.ranks.first(partial(_last_state, job))
-    if state is None:
-        job.distiller.share_state()
-        if job.distiller.needs_prepare:
-            job.console.say("one pass over the training images for what the terms must know of them")
-            job.distiller.prepare(eval_batches(built.data.train, built, job.device))
-    if job.train.ema is not None:
-        job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
-    if state is not None:
-        job.load(state)
-        job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
-    if job.ranks.is_first:
-        job.cut_metrics()
-
-
-def _last_state(job: Job) -> dict[str, Any] | None:
-    """Returns the state to go on from, ``None`` at the beginning."""
-    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
-    return load_checkpoint(job.checkpoint) if begun else None
+def begin(verb: str, config: Config, quiet: bool) -> Run:
+    """Claims the output folder and runs, or goes on with what is there."""
+    if config.train.seeds is not None:
+        return side_by_side(verb, config, quiet)
+    stop = threading.Event()
+    with stopped_by_signals(stop), ExitStack() as held:
+        stored = joined(config).first(partial(stored_config, Path(config.output), config))
+        device = held.enter_context(process(stored or config))
+        job, built = open_job(held, config, stored, device, stop, quiet)
+        with job.console:
+            take_up(verb, job, built)
+            try:
+                fit(job)
+            except (DivergedError, InterruptedRunError) as error:
+                note(verb, job, built, error)
+                raise
+            return conclude(verb, job, built)

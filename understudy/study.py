@@ -13,10 +13,11 @@ from rich.table import Table
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.files import locked, write_json
+from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.metrics import paired_difference, summarise, verdict
 from understudy.report import write_study_report
-from understudy.run import Source, distill, finished, train
+from understudy.run import Source, distill, train
 
 METRIC = "test/acc1"
 ALONE = "student alone"

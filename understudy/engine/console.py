@@ -16,10 +16,12 @@ from understudy.files import append_line
 class Console:
     """Says lines, and shows how far the run is; a context manager around the part with the bar."""
 
-    def __init__(self, log: Path | None = None, quiet: bool = False, prefix: str = "") -> None:
+    def __init__(
+        self, log: Path | None = None, quiet: bool = False, prefix: str = "", bar: bool = True
+    ) -> None:
         self.log = log
         self.quiet = quiet
-        self.prefix = prefix
+        self.prefix, self.bar = prefix, bar
         self._rich = RichConsole(highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
 
@@ -33,7 +35,7 @@ class Console:
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Shows a bar of ``total`` steps, on a terminal."""
-        if self._rich.is_terminal and not self.quiet:
+        if self.bar and self._rich.is_terminal and not self.quiet:
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),

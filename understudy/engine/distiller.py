@@ -286,6 +286,14 @@ class Distiller(nn.Module):
         kept = ["student."] + ([f"heads.{self._replacing.label}."] if self._replacing is not None else [])
         return [name for name in self.state_dict() if name.startswith(tuple(kept))]
 
+    def share_teachers(self, other: Distiller) -> None:
+        """Asks the other's teachers from now on, which must be the same networks, and forgets its own."""
+        self.guides.close()
+        self.guides = other.guides
+        self._setups = {
+            name: replace(setup, teacher=other._setups[name].teacher) for name, setup in self._setups.items()
+        }
+
     def close(self) -> None:
         """Removes all taps from both networks."""
         self._taps.close()

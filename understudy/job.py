@@ -1,0 +1,230 @@
+"""One job in its folder: opened, taken up where it stands, concluded."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from understudy.build import Built, build, build_job, eval_batches
+from understudy.config import Config, agrees, differences, load_config
+from understudy.engine.checkpoint import load_checkpoint, previous_of
+from understudy.engine.console import Console
+from understudy.engine.distributed import Ranks
+from understudy.engine.divergence import DivergedError
+from understudy.engine.ema import MovingAverage
+from understudy.engine.loop import InterruptedRunError, Job
+from understudy.files import locked, write_json, write_text
+from understudy.guidance import attach_answers, settle_precision
+from understudy.report import write_run_report
+from understudy.result import count_parameters, environment, finish, headline, summary
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    path: Path
+    config: Config
+    """As it was run, every automatic choice made."""
+    student: nn.Module
+    """The plain module to ship, in eval mode."""
+    metrics: dict[str, Any]
+    """The content of ``result.json``."""
+
+
+def open_job(
+    held: ExitStack,
+    config: Config,
+    stored: Config | None,
+    device: torch.device,
+    stop: threading.Event,
+    quiet: bool,
+    first: tuple[Job, Built] | None = None,
+    prefix: str = "",
+) -> tuple[Job, Built]:
+    """Builds a job and claims its folder.
+
+    Of several processes the first one alone knows the folder; what it reads there it sends to the others.
+
+    Args:
+        held: is given what must be closed at the end.
+        config: as the user wrote it.
+        stored: as it was run before, if it is being resumed.
+        device: to train on.
+        stop: see :class:`understudy.engine.loop.Job`.
+        quiet: print nothing.
+        first: a job in lockstep with this one, whose batches, teachers and automatic choices it shares.
+        prefix: of what is said.
+    """
+    folder, ranks = Path(config.output), Ranks()
+    wanted = stored or config
+    if first is not None:
+        chosen = first[1].config.model_dump(include={"teacher", "teachers"}, mode="json")
+        wanted = wanted.replaced(**chosen)
+    # before the folder is touched: what is wrong leaves nothing behind
+    built = ranks.together(partial(build, wanted, device))
+    built = settle_precision(built, device, ranks)
+    console = (
+        Console(folder / "train.log", quiet=quiet, prefix=prefix, bar=first is None)
+        if ranks.is_first
+        else Console(quiet=True)
+    )
+    job = ranks.together(partial(build_job, built, folder, console, device, stop))
+    held.callback(built.distiller.close)
+    if first is None:
+        held.callback(job.stream.close)
+        built = attach_answers(built, job.stream, folder, ranks, say=console.say)
+    else:
+        built.distiller.share_teachers(first[1].distiller)
+        job.stream = first[0].stream
+    ranks.first(partial(_claim, held, folder, config, built))
+    return job, built
+
+
+def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
+    """Locks the output folder for this process, and writes down what is run there."""
+    held.enter_context(locked(folder))
+    if stored_config(folder, config) is None:  # another process may have come first
+        write_json(folder / "environment.json", environment(built.config))
+        write_text(folder / "config.yaml", built.config.yaml())
+
+
+def claim_folder(held: ExitStack, folder: Path, config: Config) -> None:
+    """Locks a folder of runs for this process, and writes down what is run there."""
+    if folder.is_dir() and (folder / "config.yaml").exists():
+        stored_config(folder, config)
+    held.enter_context(locked(folder))
+    write_text(folder / "config.yaml", config.yaml())
+
+
+def stored_config(folder: Path, config: Config) -> Config | None:
+    """Returns the config of the unfinished run in ``folder``, ``None`` if the folder is free.
+
+    Raises:
+        ValueError: the run is finished or has another config, or the folder holds something else.
+    """
+    if not (folder / "config.yaml").exists():
+        if folder.is_file() or (folder.is_dir() and any(f.name not in _OWN for f in folder.iterdir())):
+            raise ValueError(
+                f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
+            )
+        return None
+    stored = load_config(folder / "config.yaml", {"output": config.output})
+    different = differences(config.model_dump(mode="json"), stored.model_dump(mode="json"))
+    if different:
+        raise ValueError(
+            f"output {folder} must hold the same run, got another value for {', '.join(different[:5])}. "
+            "Choose another output=, or delete the folder"
+        )
+    result = folder / "result.json"
+    if result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "finished":
+        raise ValueError(
+            f"output must not hold a finished run, got {folder}. Choose another output=, or delete the folder"
+        )
+    return stored
+
+
+_OWN = {".lock", "environment.json"}
+"""What a run may have left in its folder before its config was written."""
+
+
+def finished(config: Config) -> dict[str, Any] | None:
+    """Returns the result of this very job if its output folder holds it, finished."""
+    folder = Path(config.output)
+    if not (folder / "result.json").exists():
+        return None
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    stored = load_config(folder / "config.yaml", {"output": config.output})
+    mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
+    if result["verb"] == "train":  # `train` leaves out the teacher's side
+        for key in ("teacher", "teachers", "losses", "gradients"):
+            del mine[key], theirs[key]
+    return result if result["status"] == "finished" and agrees(mine, theirs) else None
+
+
+def take_up(verb: str, job: Job, built: Built) -> None:
+    """Says what is about to happen, and goes to where the folder stands."""
+    for line in _introduction(verb, job, built):
+        job.console.say(line)
+    _restore(job, built)
+
+
+def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRunError) -> None:
+    """Writes down why a run ends before its last epoch."""
+    if isinstance(error, InterruptedRunError):
+        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: understudy resume {job.folder}")
+        return
+    diverged = {"status": "diverged", "message": str(error)}
+    write_json(job.folder / "result.json", summary(verb, job, built) | diverged)
+
+
+def conclude(verb: str, job: Job, built: Built) -> Run:
+    """Measures once, and writes what is left behind."""
+    result = finish(verb, job, built)
+    with job.measured():
+        student = job.distiller.deployable().eval()
+    report = job.ranks.first(partial(write_run_report, job.folder))
+    job.console.say(headline(result))
+    job.console.say(f"report: {report}")
+    return Run(job.folder, built.config, student, result)
+
+
+def _introduction(verb: str, job: Job, built: Built) -> list[str]:
+    """Returns what is about to happen, with every choice that was made automatically."""
+    config, data, setup = built.config, built.data, built.distiller.setup
+    student = f"{config.student.model} ({count_parameters(setup.student.module):,} parameters)"
+    sizes = f"{len(data.train):,} training images"
+    if data.val is not None:
+        sizes += f", {len(data.val):,} held out"
+    if data.test is not None:
+        sizes += f", {len(data.test):,} test"
+    lines = [f"{verb} {student} on {config.data.name}: {sizes}, {len(data.classes)} classes"]
+    guides = built.distiller.guides
+    for name, network in guides.networks.items():
+        precision = config.guides[name].precision
+        lines.append(
+            f"{name} {config.guides[name].model} ({count_parameters(network.module):,} parameters), {precision}; "
+            f"{guides.notes[name]}"
+        )
+    for term in built.distiller.terms:
+        lines.append(f"  term {term.label}: {term.describe()}")
+    train = config.train
+    lines.append(
+        f"{train.epochs} epochs of {job.steps} steps, batch {train.batch_size}, {train.precision}, "
+        f"{train.device}, {train.threads} threads, into {job.folder}"
+    )
+    if job.ranks.several:
+        norms = "batch norms over all of them" if train.sync_bn else "batch norms each by itself"
+        lines.append(f"{job.ranks.world} processes share each batch; {norms}")
+    return lines + [f"note: {note}" for note in built.notes]
+
+
+def _restore(job: Job, built: Built) -> None:
+    """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
+    state = job.ranks.first(partial(_last_state, job))
+    if state is None:
+        job.distiller.share_state()
+        if job.distiller.needs_prepare:
+            job.console.say("one pass over the training images for what the terms must know of them")
+            job.distiller.prepare(eval_batches(built.data.train, built, job.device))
+    if job.train.ema is not None:
+        job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
+    if state is not None:
+        job.load(state)
+        job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
+    if job.ranks.is_first:
+        job.cut_metrics()
+
+
+def _last_state(job: Job) -> dict[str, Any] | None:
+    """Returns the state to go on from, ``None`` at the beginning."""
+    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
+    return load_checkpoint(job.checkpoint) if begun else None

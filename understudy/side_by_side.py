@@ -1,0 +1,111 @@
+"""One student for each of several seeds, side by side under one teacher."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from understudy.build import Built, data_seed, joined, process
+from understudy.config import Config
+from understudy.engine.console import Console
+from understudy.engine.divergence import DivergedError
+from understudy.engine.lockstep import Member, in_lockstep
+from understudy.engine.loop import InterruptedRunError, Job, stopped_by_signals
+from understudy.files import write_json
+from understudy.guidance import key_of
+from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
+from understudy.metrics import summarise
+
+
+def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
+    """Trains one student for each of ``train.seeds``, in lockstep, into ``output/seed-N``.
+
+    Each run is what it would be on its own, to the last bit on a CPU, and can be resumed or evaluated on its own. A
+    seed that is finished is not run again; one that diverges does not keep the others.
+    """
+    assert config.train.seeds is not None
+    guides = config.guides.items()
+    random = [key_of(config, n) for n, guide in guides if guide.weights is None and not guide.pretrained]
+    if random:
+        raise ValueError(
+            f"{random[0]} must have weights for several seeds to share it, got none. Give it weights:"
+        )
+    folder, stop, ranks = Path(config.output), threading.Event(), joined(config)
+    runs: dict[int, Run] = {}
+    with stopped_by_signals(stop), process(config) as device, ExitStack() as held:
+        ranks.first(partial(claim_folder, held, folder, config))
+        opened: dict[int, tuple[Member, Built]] = {}
+        first: tuple[Job, Built] | None = None
+        for seed in config.train.seeds:
+            own = _alone(config, seed)
+            if ranks.first(partial(finished, own)) is not None:
+                continue
+            stored = ranks.first(partial(stored_config, Path(own.output), own))
+            with process(stored or own):
+                job, built = open_job(held, own, stored, device, stop, quiet, first, f"seed {seed}: ")
+                first = first or (job, built)
+                take_up(verb, job, built)
+                opened[seed] = Member(job), built
+        if not opened:
+            raise ValueError(
+                f"output must not hold finished runs, got {folder}. Choose another output=, or delete the folder"
+            )
+        failures = _trained(verb, opened, runs)
+        for failure in sorted(failures, key=lambda error: isinstance(error, DivergedError)):
+            raise failure  # an interrupted run goes on, so that counts first
+        metrics = ranks.first(partial(_summed_up, folder, config))
+    Console(quiet=quiet or not ranks.is_first).say(
+        f"{len(config.train.seeds)} seeds: {metrics['summary']}; {folder / 'seeds.json'}"
+    )
+    return Run(folder, config, next(iter(runs.values())).student, metrics)
+
+
+def _trained(
+    verb: str, opened: Mapping[int, tuple[Member, Built]], runs: dict[int, Run]
+) -> list[DivergedError | InterruptedRunError]:
+    """Trains all members; fills ``runs`` with those that came to their ends and returns what ended the others."""
+    failures = []
+    for member in in_lockstep([member for member, _ in opened.values()]):
+        seed, built = next((seed, built) for seed, (m, built) in opened.items() if m is member)
+        with member.job.console:
+            if member.error is None:
+                runs[seed] = conclude(verb, member.job, built)
+            else:
+                note(verb, member.job, built, member.error)
+                failures.append(member.error)
+    return failures
+
+
+def _alone(config: Config, seed: int) -> Config:
+    """Returns the config of one of ``train.seeds``."""
+    output, changes = Path(config.output), {}
+    for name, guide in config.guides.items():
+        changes[f"{key_of(config, name)}.tables"] = guide.tables or str(output / "tables")
+    return config.replaced(
+        seed=seed,
+        output=str(output / f"seed-{seed}"),
+        **{"train.seeds": None, "data.seed": data_seed(config), **changes},
+    )
+
+
+def _summed_up(folder: Path, config: Config) -> dict[str, Any]:
+    """Writes ``seeds.json``: the last measurement of every seed, their mean and standard deviation."""
+    last = {}
+    for seed in config.train.seeds or []:
+        result = finished(_alone(config, seed))
+        assert result is not None
+        last[seed] = result["last"]
+    names = [name for name in ("test/acc1", "val/acc1") if all(name in line for line in last.values())]
+    table: dict[str, Any] = {"format": 1, "seeds": [{"seed": s, **line} for s, line in last.items()]}
+    table["summary"] = "trained; there are no test or held-out images to measure"
+    for name in names[:1]:
+        line = summarise([line[name] for line in last.values()])
+        table |= {"metric": name, "mean": line.mean, "std": line.std}
+        spread = f" ± {line.std:.2f}" if line.std is not None else ""
+        table["summary"] = f"{name} {line.mean:.2f}{spread}%"
+    write_json(folder / "seeds.json", table)
+    return table

@@ -132,6 +132,8 @@ def build(config: Config, device: torch.device) -> Built:
         precision=config.train.precision,
         sync_bn=config.train.sync_bn,
     )
+    if config.train.compile:
+        distiller.compile_student()
     augment = augmentation(config.data, data)
     resolved = config.replaced(
         **{

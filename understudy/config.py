@@ -148,6 +148,8 @@ class TrainConfig(_Strict):
     batch_size: int = Field(default=64, ge=1)
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
+    compile: bool = False
+    """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights; the average is what is measured and deployed."""
     clip_norm: float | None = Field(default=None, gt=0)

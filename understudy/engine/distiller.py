@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.engine.backward import Backward, StepOutput
+from understudy.engine.compiled import Compiled
 from understudy.engine.distributed import Ranks, Share
 from understudy.engine.guides import ONLY, Guides, by_name, check_teachers, seen_by
 from understudy.engine.relations import GlobalBatch
@@ -112,6 +113,7 @@ class Distiller(nn.Module):
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
         self.guides = Guides(guides, self.terms, precision, example)
+        self._run_student: Callable[[Tensor], Tensor] = self.student.__call__
         self._backward = Backward(dict(self._trainable()), align, self.ranks)
 
     @property
@@ -208,6 +210,17 @@ class Distiller(nn.Module):
             scale: this part's share of the batch, of all processes together (1 without accumulation).
         """
         self._backward(out, last=last, scale=scale)
+
+    def compile_student(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Compiles the student's forward and backward, one graph for each size of batch.
+
+        A student that does not make one graph, or that the backend refuses, runs as it is, with a warning; the terms
+        and the alignment are not compiled.
+
+        Args:
+            backend: of :func:`torch.compile`.
+        """
+        self._run_student = Compiled(self.student, backend)
 
     def active(self, epoch: int) -> list[Term]:
         """Returns the terms that have a weight in an epoch (0-based); the others are not computed."""
@@ -307,9 +320,9 @@ class Distiller(nn.Module):
     def _student(self, images: Tensor) -> dict[str, Tensor]:
         if self.precision == "bf16":
             with torch.autocast(images.device.type, dtype=torch.bfloat16):
-                shown = self._taps.collect(self.student(images))
+                shown = self._taps.collect(self._run_student(images))
         else:
-            shown = self._taps.collect(self.student(images))
+            shown = self._taps.collect(self._run_student(images))
         return {role: widened(tensor) for role, tensor in shown.items()}
 
     def _logits(self, student: Outputs) -> Tensor:

@@ -174,8 +174,10 @@ def remove(path: Path) -> None:
 
     Raises:
         ValueError: there is no table, or a process may write to it.
+        OSError: the folder cannot be written.
     """
     read_meta(path, of_any_format=True)
+    (path / LOCK).touch()  # raises where nothing can be written
     lock = take_lock(path / LOCK)
     if lock is None:
         raise ValueError(

@@ -231,7 +231,7 @@ def test_verbs_of_the_table(digits_config, tmp_path):
     code, text = verb("info", table)
     assert code == 0, text
     assert "logits 10" in text
-    rows = tmp_path / "table" / "rows.bin"
+    rows = tmp_path / "table" / "rows-0.bin"
     damaged = bytearray(rows.read_bytes())
     damaged[100] ^= 1
     rows.write_bytes(damaged)

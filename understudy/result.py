@@ -28,12 +28,15 @@ FORMAT = 1
 def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     """Measures the run once on the test images and writes ``result.json`` and ``student.safetensors``.
 
-    Several processes measure a part each; the first one writes.
+    Several processes measure a part each; the first one writes. The images that went through the teacher are those of
+    all processes, since the run was started or resumed.
 
     Returns:
         the content of ``result.json``.
     """
     result = summary(verb, job, built)
+    if result["teacher"] and result["teacher"]["images_forwarded"] is not None:
+        result["teacher"]["images_forwarded"] = sum(job.ranks.exchange(result["teacher"]["images_forwarded"]))
     with job.measured():
         student = job.distiller.deployable().eval()
     result["parameters"] = count_parameters(student)
@@ -61,7 +64,7 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
 
 
 def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
-    """Returns what can be said of a run at any time."""
+    """Returns what can be said of a run at any time, by this process alone, of whose work it tells."""
     config, lines = built.config, read_json_lines(job.folder / "metrics.jsonl")
     last = {"epoch": job.epoch} | (
         {"val/acc1": lines[-1]["val/acc1"]} if lines and "val/acc1" in lines[-1] else {}

@@ -31,7 +31,8 @@ from understudy.teacher import upkeep
 def fill(source: Source, *, quiet: bool = False, **overrides: Any) -> int:
     """Computes the teachers' answers to all views of all training images, ahead of training.
 
-    What is there already stays, so this goes on where it was stopped; a run of the config reads it.
+    What is there already stays, so this goes on where it was stopped; a run of the config reads it. Started several
+    times at once, the processes share the work.
 
     Args:
         source: a YAML file, a mapping, or a config, as for :func:`understudy.distill`.
@@ -39,10 +40,10 @@ def fill(source: Source, *, quiet: bool = False, **overrides: Any) -> int:
         overrides: dotted keys.
 
     Returns:
-        how many answers were computed.
+        how many answers this process computed.
 
     Raises:
-        ValueError: the config is wrong or keeps no table, the table is another teacher's, or a process fills it.
+        ValueError: the config is wrong or keeps no table, or the table is another teacher's, or cannot be written.
         InterruptedRunError: a signal asked for a stop; what is computed is kept.
     """
     stop, console, computed = threading.Event(), Console(quiet=quiet), 0
@@ -74,7 +75,7 @@ def info(source: Source, *, quiet: bool = False, **overrides: Any) -> list[upkee
     for _, path in _tables(source, overrides):
         seen = upkeep.info(path)
         found.append(seen)
-        console.say(f"{path}{' (in use)' if seen.in_use else ''}")
+        console.say(f"{path}{f' (in use: {seen.writers} may write)' if seen.in_use else ''}")
         console.say(f"  {seen.filled:,} of {seen.images:,} images × {seen.views} views ({seen.share:.1%})")
         console.say(
             f"  {seen.bytes_used / 2**20:,.1f} MiB on the disk, {seen.bytes_full / 2**20:,.1f} MiB when full"
@@ -115,7 +116,7 @@ def remove(source: Source, *, quiet: bool = False, **overrides: Any) -> None:
     """Deletes the tables of a config, and nothing else that lies there.
 
     Raises:
-        ValueError: the config is wrong or keeps no table, there is none, or a process writes to it.
+        ValueError: the config is wrong or keeps no table, there is none, or a process may write to it.
     """
     console = Console(quiet=quiet)
     for _, path in _tables(source, overrides):

@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -103,10 +105,10 @@ def test_a_folder_with_other_files_is_refused_and_untouched(tmp_path):
     with pytest.raises(ValueError, match=r"must be an empty folder or a view table, .*'thesis.tex'"):
         open_table(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years"
-    assert not (tmp_path / "rows.bin").exists()
+    assert {p.name for p in tmp_path.iterdir()} <= {"thesis.tex", ".lock"}
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\xff\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 2}', "\xff\x00"])
 def test_an_unreadable_meta_file_is_refused(tmp_path, content):
     open_table(tmp_path / "t").close()
     (tmp_path / "t" / "meta.json").write_text(content, encoding="latin-1")
@@ -118,11 +120,11 @@ def test_another_format_is_refused(tmp_path):
     open_table(tmp_path / "t").close()
     meta = json.loads((tmp_path / "t" / "meta.json").read_text())
     (tmp_path / "t" / "meta.json").write_text(json.dumps(meta | {"format": 99}))
-    with pytest.raises(ValueError, match="must have format 1, got 99"):
+    with pytest.raises(ValueError, match=r"must have format 2 \(several writers\), got 99\. Remove it"):
         open_table(tmp_path / "t")
 
 
-@pytest.mark.parametrize("name", ["rows.bin", "index.bin"])
+@pytest.mark.parametrize("name", ["rows-0.bin", "index-0.bin"])
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.99])
 def test_a_truncated_file_loses_rows_and_never_gives_a_wrong_one(tmp_path, name, keep):
     with open_table(tmp_path / "t") as table:
@@ -131,12 +133,12 @@ def test_a_truncated_file_loses_rows_and_never_gives_a_wrong_one(tmp_path, name,
     size = int(file.stat().st_size * keep)
     os.truncate(file, size)
     with open_table(tmp_path / "t") as table:
-        check(table, range(size // (40 if name == "rows.bin" else 12)))
+        check(table, range(size // (40 if name == "rows-0.bin" else 12)))
         fill(table, torch.arange(LAYOUT.rows))
         check(table, range(LAYOUT.rows))
 
 
-@pytest.mark.parametrize("name", ["rows.bin", "index.bin"])
+@pytest.mark.parametrize("name", ["rows-0.bin", "index-0.bin"])
 def test_a_missing_file_loses_rows_and_never_gives_a_wrong_one(tmp_path, name):
     with open_table(tmp_path / "t") as table:
         fill(table, torch.arange(LAYOUT.rows))
@@ -145,7 +147,7 @@ def test_a_missing_file_loses_rows_and_never_gives_a_wrong_one(tmp_path, name):
         check(table, [])
 
 
-@pytest.mark.parametrize("name", ["rows.bin", "index.bin"])
+@pytest.mark.parametrize("name", ["rows-0.bin", "index-0.bin"])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_flipped_bits_lose_their_rows_and_never_give_a_wrong_one(tmp_path, name, seed):
     with open_table(tmp_path / "t") as table:
@@ -164,7 +166,9 @@ def test_flipped_bits_lose_their_rows_and_never_give_a_wrong_one(tmp_path, name,
         hit = {place // width for place in places}
         lost = set(keys[~usable].tolist())
         assert hit <= lost
-        assert len(lost) <= (1 if name == "rows.bin" else 2) * len(hit)  # a damaged key may name another row
+        assert len(lost) <= (1 if name == "rows-0.bin" else 2) * len(
+            hit
+        )  # a damaged key may name another row
         for key in sorted(lost):
             fill(table, torch.tensor([key]))
         check(table, range(LAYOUT.rows))
@@ -178,36 +182,146 @@ def test_rows_out_of_another_table_are_not_believed(tmp_path):
     for name in ("a", "b"):
         with open_table(tmp_path / name, weights=name) as table:
             fill(table, torch.arange(LAYOUT.rows))
-    for file in ("rows.bin", "index.bin"):
+    for file in ("rows-0.bin", "index-0.bin"):
         (tmp_path / "a" / file).replace(tmp_path / "b" / file)
     with open_table(tmp_path / "b", weights="b") as table:
         check(table, [])
 
 
-def test_the_second_to_open_reads_and_takes_over_when_the_first_ends(tmp_path):
-    first = open_table(tmp_path / "t")
-    fill(first, torch.arange(10))
-    with open_table(tmp_path / "t") as second:
+def test_two_writers_see_each_others_rows_as_they_come(tmp_path):
+    with open_table(tmp_path / "t") as first, open_table(tmp_path / "t") as second:
         assert first.writable
-        assert not second.writable
-        check(second, range(10))
-        fill(second, torch.arange(50, 60))  # not stored
-        check(second, range(10))
-        fill(first, torch.arange(10, 20))
-        check(second, range(20))  # seen without opening it again
-        assert not second.claim()
-        first.close()
-        first.close()
-        assert second.claim()
-        fill(second, torch.arange(50, 60))
-        check(second, [*range(20), *range(50, 60)])
+        assert second.writable
+        fill(first, torch.arange(10))
+        fill(second, torch.arange(20, 30))
+        for table in (first, second):
+            check(table, [*range(10), *range(20, 30)])  # seen without opening it again
+            assert table.filled == 20
+        assert (tmp_path / "t" / "rows-1.bin").exists()
+    with open_table(tmp_path / "t") as table:
+        check(table, [*range(10), *range(20, 30)])
 
 
-def test_a_reader_refuses_a_table_that_it_cannot_mend(tmp_path):
-    with open_table(tmp_path / "t"):
-        os.truncate(tmp_path / "t" / "rows.bin", 100)
-        with pytest.raises(ValueError, match=r"must be whole, got a shorter rows\.bin"):
-            open_table(tmp_path / "t")
+def test_a_shard_goes_to_whoever_comes_when_its_owner_has_ended(tmp_path):
+    first, second = open_table(tmp_path / "t"), open_table(tmp_path / "t")
+    fill(first, torch.arange(10))
+    fill(second, torch.arange(10, 20))
+    first.close()
+    first.close()
+    assert not first.writable
+    with open_table(tmp_path / "t") as third:
+        fill(third, torch.arange(20, 30))  # after the first one's rows
+        check(second, range(30))
+        check(third, range(30))
+    second.close()
+    assert not (tmp_path / "t" / "rows-2.bin").exists()
+    with open_table(tmp_path / "t") as table:
+        check(table, range(30))
+
+
+def test_without_a_free_shard_a_process_reads_until_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("understudy.teacher.table.MOST_SHARDS", 2)
+    owners = [open_table(tmp_path / "t") for _ in range(2)]
+    with open_table(tmp_path / "t") as reader:
+        assert not reader.writable
+        fill(owners[0], torch.arange(10))
+        check(reader, range(10))
+        fill(reader, torch.arange(50, 60))  # not stored
+        check(reader, range(10))
+        fill(owners[1], torch.arange(10, 20))
+        check(reader, range(20))
+        assert not reader.claim()
+        owners[1].close()
+        assert reader.claim()
+        fill(reader, torch.arange(50, 60))
+        check(reader, [*range(20), *range(50, 60)])
+        check(owners[0], [*range(20), *range(50, 60)])
+    owners[0].close()
+
+
+def test_rows_that_another_process_has_stored_are_not_stored_twice(tmp_path):
+    with open_table(tmp_path / "t") as first, open_table(tmp_path / "t") as second:
+        fill(first, torch.arange(10))
+        fill(second, torch.arange(5, 15))
+        assert (tmp_path / "t" / "index-1.bin").stat().st_size == 5 * 12
+        check(first, range(15))
+
+
+def copies(path):
+    """A table with rows 0 to 9 in two shards."""
+    with open_table(path) as first, open_table(path) as second:
+        fill(second, torch.arange(10))
+        for name in ("rows", "index"):
+            (path / f"{name}-0.bin").write_bytes((path / f"{name}-1.bin").read_bytes())
+        assert first.filled == 0
+    return path
+
+
+@pytest.mark.parametrize("name", ["rows", "index"])
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_of_two_copies_the_one_that_is_whole_is_taken(tmp_path, name, damaged):
+    path = copies(tmp_path / "t")
+    with open_table(path) as table:
+        check(table, range(10))
+        assert table.filled == 10
+    file = path / f"{name}-{damaged}.bin"
+    content = bytearray(file.read_bytes())
+    for k in range(10):
+        content[k * (40 if name == "rows" else 12) + (8 if name == "index" else 5)] ^= 64
+    file.write_bytes(content)
+    with open_table(path) as table:
+        check(table, range(10))
+
+
+def test_a_row_damaged_in_anothers_shard_is_mended_in_the_own_one(tmp_path):
+    path = tmp_path / "t"
+    with open_table(path) as first, open_table(path) as second:
+        fill(second, torch.arange(10))
+        with (path / "rows-1.bin").open("r+b") as rows:
+            rows.seek(3 * 40)
+            rows.write(bytes(40))
+        assert first.present(torch.arange(10)).all()
+        check(first, set(range(10)) - {3})
+        fill(first, torch.arange(10))
+        check(first, range(10))
+        assert (path / "index-0.bin").stat().st_size == 12  # the others are there
+        second.present(torch.arange(1))
+        check(second, range(10))  # and its owner finds the whole one
+    for _ in range(2):
+        with open_table(path) as table:
+            check(table, range(10))
+
+
+def test_an_entry_that_names_another_row_does_not_hide_it(tmp_path):
+    with open_table(tmp_path / "t") as table:
+        fill(table, torch.arange(10))
+    with (tmp_path / "t" / "index-0.bin").open("r+b") as index:
+        index.seek(7 * 12)
+        index.write(bytes([3]))  # the entry of row 7 says 3
+    with open_table(tmp_path / "t") as table:
+        check(table, set(range(10)) - {7})
+
+
+def test_a_full_shard_takes_rows_whose_copies_others_hold(tmp_path):
+    path = copies(tmp_path / "t")
+    with open_table(path) as table:
+        fill(table, torch.arange(LAYOUT.rows))
+        check(table, range(LAYOUT.rows))
+    with (path / "rows-1.bin").open("r+b") as rows:
+        rows.write(bytes(400))
+    with open_table(path) as table:
+        fill(table, torch.arange(LAYOUT.rows))
+        check(table, range(LAYOUT.rows))
+        assert (path / "index-0.bin").stat().st_size <= LAYOUT.rows * 12
+
+
+def test_rows_cut_off_in_use_come_back_as_missing(tmp_path):
+    with open_table(tmp_path / "t") as owner:
+        fill(owner, torch.arange(10))
+        os.truncate(tmp_path / "t" / "rows-0.bin", 100)
+        with open_table(tmp_path / "t") as table:
+            check(table, range(2))
+        check(owner, range(2))
 
 
 def test_a_refused_table_releases_the_lock(tmp_path):
@@ -243,7 +357,7 @@ def test_a_row_whose_entry_came_to_the_disk_before_it_counts_as_missing(tmp_path
     """What a power cut may leave."""
     with open_table(tmp_path / "t") as table:
         fill(table, torch.arange(10))
-    with (tmp_path / "t" / "rows.bin").open("r+b") as rows:
+    with (tmp_path / "t" / "rows-0.bin").open("r+b") as rows:
         rows.seek(3 * 40)
         rows.write(bytes(40))
     with open_table(tmp_path / "t") as table:
@@ -254,7 +368,7 @@ def test_a_row_without_an_entry_and_a_part_of_an_entry_count_as_missing(tmp_path
     """What SIGKILL may leave."""
     with open_table(tmp_path / "t") as table:
         fill(table, torch.arange(10))
-    os.truncate(tmp_path / "t" / "index.bin", 6 * 12 + 7)
+    os.truncate(tmp_path / "t" / "index-0.bin", 6 * 12 + 7)
     with open_table(tmp_path / "t") as table:
         check(table, range(6))
         fill(table, torch.arange(100, 103))
@@ -284,50 +398,66 @@ WRITER = """
     table = ViewTable(Path(sys.argv[1]), Fingerprint(parts), layout)
     print("ready", table.writable, flush=True)
     sys.stdin.readline()
-    order = torch.randperm(layout.rows, generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(layout.rows, generator=torch.Generator().manual_seed(int(sys.argv[2])))
     while True:  # again and again, until killed
         for keys in order.split(7):
             table.write(keys, keys[:, None] * 0.5 + torch.arange(10.0))
 """
 
 
-def start_writer(path):
+def start_writer(path, seed=1):
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(path)],
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(path), str(seed)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    assert process.stdout.readline().startswith("ready")
+    assert process.stdout.readline() == "ready True\n"
     return process
 
 
-def test_a_reader_beside_a_writer_and_after_its_death_sees_only_right_rows(tmp_path):
+def go(process):
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def test_readers_beside_writers_and_after_their_death_see_only_right_rows(tmp_path):
     path = tmp_path / "t"
-    process = start_writer(path)
+    with ThreadPoolExecutor() as pool:
+        processes = list(pool.map(start_writer, [path] * 2, [1, 2]))
     keys = torch.arange(LAYOUT.rows)
     try:
         with open_table(path) as table:
-            assert not table.writable
-            process.stdin.write("go\n")
-            process.stdin.flush()
+            for process in processes:
+                go(process)
             seen, last = 0, 0
-            while seen < LAYOUT.rows // 2:  # while the other writes as fast as it can
+            while seen < LAYOUT.rows // 2:  # while the others write as fast as they can
                 table.present(keys)
                 rows, usable = table.read(keys)
                 assert torch.equal(rows[usable], rows_for(keys)[usable])
                 last, seen = seen, int(usable.sum())
                 assert seen >= last
-            process.send_signal(signal.SIGKILL)  # in the middle of writing
-            process.wait()
-            assert table.claim()
-            rows, usable = table.read(keys)
-            assert torch.equal(rows[usable], rows_for(keys)[usable])
-            assert usable.sum() >= seen
+            processes[0].send_signal(signal.SIGKILL)  # in the middle of writing
+            processes[0].wait()
+            deadline = time.monotonic() + 60
+            while not usable.all():  # the other one goes on
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+                table.present(keys)
+                rows, usable = table.read(keys)
+                assert torch.equal(rows[usable], rows_for(keys)[usable])
+            with open_table(path) as heir:  # of the shard of the dead one
+                assert heir.writable
+                assert info(path).writers == 3
     finally:
-        process.kill()
-        process.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
+    for number in range(2):
+        assert (path / f"index-{number}.bin").stat().st_size >= 12
+    with open_table(path) as table:
+        check(table, range(LAYOUT.rows))
 
 
 def test_verify_and_info_work_beside_a_writer(make, tmp_path):
@@ -355,14 +485,31 @@ def test_a_table_that_may_only_be_read_is_read(tmp_path):
 
 
 def test_a_reader_goes_on_when_its_table_is_removed(tmp_path):
-    open_table(tmp_path / "t").close()
-    owner = open_table(tmp_path / "t")
-    fill(owner, torch.arange(5))
     with open_table(tmp_path / "t") as reader:
-        owner.close()
+        fill(reader, torch.arange(5))
+        reader.close()
         remove(tmp_path / "t")
         assert not reader.claim()
         check(reader, range(5))
+        with open_table(tmp_path / "t", weights="another") as other:  # in its place
+            assert not reader.claim()
+            fill(other, torch.arange(5, 10))
+            check(reader, range(5))
+            check(other, range(5, 10))
+
+
+def test_a_table_of_the_first_format_is_refused_and_can_be_removed(tmp_path):
+    open_table(tmp_path / "t").close()
+    meta = json.loads((tmp_path / "t" / "meta.json").read_text())
+    (tmp_path / "t" / "meta.json").write_text(json.dumps(meta | {"format": 1}))
+    for name in ("rows.bin", "index.bin"):
+        (tmp_path / "t" / name).write_bytes(b"old")
+    with pytest.raises(
+        ValueError, match=r"must have format 2 .*, got 1\. Remove it \(understudy table remove\)"
+    ):
+        open_table(tmp_path / "t")
+    remove(tmp_path / "t")
+    assert not (tmp_path / "t").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_os_error(tmp_path):

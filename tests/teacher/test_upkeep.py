@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_fill_goes_on_where_it_was_and_mends(make, tmp_path):
         budget = iter([False] * 5 + [True])
         assert fill(table, world.blocks(), stop=lambda: next(budget)) == 40
         assert table.filled == 40
-    with (tmp_path / "t" / "rows.bin").open("r+b") as rows:
+    with (tmp_path / "t" / "rows-0.bin").open("r+b") as rows:
         rows.seek(17 * 40)
         rows.write(b"\1")
     with world.table(tmp_path / "t") as table:
@@ -51,14 +52,31 @@ def test_fill_of_a_memory_table(make):
     assert table.filled == 180
 
 
-def test_only_one_process_fills(make, tmp_path):
+def test_a_fill_that_finds_no_free_shard_is_refused(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("understudy.teacher.table.MOST_SHARDS", 1)
     world = make(n=10)
     with (
         world.table(tmp_path / "t"),
         world.table(tmp_path / "t") as other,
-        pytest.raises(ValueError, match="one writer"),
+        pytest.raises(ValueError, match="must have a free shard"),
     ):
         fill(other, world.blocks())
+
+
+def test_two_that_fill_by_turns_leave_out_what_the_other_one_stored(make, tmp_path):
+    world = make(n=20)
+    with world.table(tmp_path / "t") as first, world.table(tmp_path / "t") as second:
+        counts = [0, 0]
+
+        def other(*_):
+            budget = iter([False, True])  # one block
+            counts[1] += fill(second, world.blocks(), stop=lambda: next(budget))
+
+        counts[0] = fill(first, world.blocks(), progress=other)
+        assert sum(counts) == 20 * 18
+        assert min(counts) > 100
+        assert verify(first, world.blocks(), sample=1000).sound
+        assert info(tmp_path / "t").filled == first.filled == second.filled == 20 * 18
 
 
 def test_a_full_disk_stops_the_filling_and_keeps_what_is_done(make, tmp_path, monkeypatch):
@@ -94,7 +112,7 @@ def test_verify_counts_damage_and_recomputes_a_sample(make, tmp_path):
             0,
             0.0,
         )
-    with (tmp_path / "t" / "rows.bin").open("r+b") as rows:
+    with (tmp_path / "t" / "rows-0.bin").open("r+b") as rows:
         rows.seek(17 * 40)
         rows.write(b"\1")
     with world.table(tmp_path / "t") as table:
@@ -130,6 +148,7 @@ def test_info_tells_size_share_and_fingerprint(make, tmp_path):
         table.write(keys, world.blocks()(*table.layout.pairs(keys)))
         seen = info(tmp_path / "t")
         assert seen.in_use
+        assert seen.writers == 1
     seen = info(tmp_path / "t")
     assert (seen.images, seen.views, seen.filled, seen.share) == (10, 18, 45, 0.25)
     assert seen.bytes_full == 180 * 52
@@ -169,44 +188,105 @@ FILLER = """
     world = small.make_world(n=400)
     with world.table(Path(sys.argv[2])) as table:
         print("ready", flush=True)
-        fill(table, world.blocks())
-    print("done", flush=True)
+        sys.stdin.readline()
+        print(fill(table, world.blocks()), flush=True)
 """
 
 
+def start_filler(path):
+    """Starts a process that fills a table once it is told to."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(FILLER),
+            str(Path(__file__).with_name("conftest.py")),
+            str(path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process):
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+@pytest.fixture
+def fillers(tmp_path):
+    """A function that starts processes which will fill one table, and gives them back when all are ready."""
+    started = []
+
+    def start(count):
+        with ThreadPoolExecutor() as pool:
+            started.extend(pool.map(start_filler, [tmp_path / "t"] * count))
+        return started[-count:]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def check_full(path, world):
+    """All rows are there, and to the bit what the teacher says."""
+    keys, blocks = torch.arange(world.blocks().layout.rows), world.blocks()
+    with world.table(path) as table:
+        assert table.writable  # the locks died with their owners
+        rows, usable = table.read(keys)
+    assert usable.all()
+    assert torch.equal(rows, blocks(*blocks.layout.pairs(keys)))
+
+
 @pytest.mark.slow
-def test_filling_that_is_killed_again_and_again_ends_with_a_sound_table(make, tmp_path):
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_fill_one_table_share_the_work(make, tmp_path, fillers, count):
+    rows, processes = 400 * 18, fillers(count)
+    assert info(tmp_path / "t").writers == count
+    for process in processes:
+        go(process)
+    computed = [int(process.communicate(timeout=120)[0]) for process in processes]
+    assert rows <= sum(computed) <= 1.05 * rows  # little is computed twice
+    assert min(computed) > 0.5 * rows / count  # not more even than the cores are lent
+    check_full(tmp_path / "t", make(n=400))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_its_share_to_the_other_one(make, tmp_path, fillers):
+    path = tmp_path / "t"
+    first, second = fillers(2)
+    go(first)
+    go(second)
+    while not 0.1 < info(path).share < 0.9:
+        time.sleep(0.001)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert int(second.communicate(timeout=120)[0]) < 400 * 18
+    assert all((path / f"index-{number}.bin").stat().st_size > 0 for number in range(2))
+    check_full(path, make(n=400))
+
+
+@pytest.mark.slow
+def test_filling_that_is_killed_again_and_again_ends_with_a_sound_table(make, tmp_path, fillers):
     """SIGKILL after a random part of a second, three times; then the rest, and every row is right."""
     path, world = tmp_path / "t", make(n=400)
     filled = [0]
     for wait in (0.02, 0.15, 0.4):
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                textwrap.dedent(FILLER),
-                str(Path(__file__).with_name("conftest.py")),
-                str(path),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-        try:
-            assert process.stdout.readline() == "ready\n"
-            while info(path).filled == filled[-1]:
-                time.sleep(0.001)
-            time.sleep(wait)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+        (process,) = fillers(1)
+        go(process)
+        while info(path).filled == filled[-1]:
+            time.sleep(0.001)
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
         filled.append(info(path).filled)
     assert filled == sorted(set(filled))
     with world.table(path) as table:
-        assert table.writable  # the lock died with its owner
         assert verify(table, world.blocks(), sample=10_000).sound
-        rest = fill(table, world.blocks())
-        assert rest == 400 * 18 - filled[-1]
-        rows, usable = table.read(torch.arange(400 * 18))
-    assert usable.all()
-    assert torch.equal(rows, world.blocks()(*world.blocks().layout.pairs(torch.arange(400 * 18))))
+        assert fill(table, world.blocks()) == 400 * 18 - filled[-1]
+    check_full(path, world)

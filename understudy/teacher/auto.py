@@ -7,7 +7,8 @@ from pathlib import Path
 
 from understudy.teacher.fingerprint import Fingerprint
 from understudy.teacher.layout import Layout
-from understudy.teacher.table import ENTRY, META
+from understudy.teacher.shard import ENTRY
+from understudy.teacher.table import META
 
 MIN_HITS = 0.1
 """Share of the teacher's work that a single run must save."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
+import re
 import time
-from io import BufferedRandom
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +18,45 @@ from torch import Tensor
 from understudy.files import write_json
 from understudy.teacher.fingerprint import Fingerprint
 from understudy.teacher.layout import Layout
+from understudy.teacher.locks import take_lock
 from understudy.teacher.marks import RowMarks
+from understudy.teacher.shard import ENTRY, NUMPY, Shard, shards_in
 
-FORMAT = 1
-META, ROWS, INDEX, LOCK = "meta.json", "rows.bin", "index.bin", ".lock"
-FILES = (META, ROWS, INDEX, LOCK)
-ENTRY = np.dtype([("key", "<i8"), ("mark", "<u4")])
-"""What the index says of a row: entry number s belongs to the row in slot s of ``rows.bin``."""
-_NUMPY: dict[str, str] = {"fp16": "<f2", "fp32": "<f4", "fp64": "<f8"}
-_WAIT = 10.0  # seconds for another process that is just creating the table
+FORMAT = 2
+META, LOCK = "meta.json", ".lock"
+MOST_SHARDS = 64
+"""Processes that may write to one table at once; more only read."""
+_OURS = re.compile(r"meta\.json|\.meta\.json\.\d+\.tmp|\.lock(-\d+)?|(rows|index)(-\d+)?\.bin")
+_WAIT = 10.0  # seconds for another process that is just creating the table, or removing it
+_PIECE = 2**20  # entries read at once
 
 
 class ViewTable:
-    """Rows on a disk, read through a memory map, filled in the order in which they come.
+    """Rows on a disk, read through memory maps, filled in the order in which they come, by several processes at once.
 
-    A folder of ``meta.json`` (what it belongs to), ``rows.bin`` (rows one after the other as they were learnt; made in
-    full size, but sparse: it takes the space of what is filled) and ``index.bin`` (for each of them, which row of the
-    layout it is, and its :class:`understudy.teacher.marks.RowMarks`). So a block of answers is stored by two writes,
-    where rows in the layout's order would dirty a page of the disk for each.
+    A folder of ``meta.json`` (what it belongs to) and of shards, one for every process that ever wrote at the same
+    time as others. A shard is ``rows-K.bin`` (rows one after the other as they were learnt; made in full size, but
+    sparse: it takes the space of what is filled) and ``index-K.bin`` (for each of them, which row of the layout it
+    is, and its :class:`understudy.teacher.marks.RowMarks`). So a block of answers is stored by two writes, where rows
+    in the layout's order would dirty a page of the disk for each.
+
+    *Shared.* A process that opens the table claims the first shard that nobody holds (``.lock-K``), or a new one, up
+    to :data:`MOST_SHARDS`; without one it only reads. All read all shards, and see others' rows as they come. The
+    lock dies with its owner, and the shard is free for whoever comes next (:meth:`claim`). A row that two processes
+    stored is there twice, and either copy will do.
 
     *Killed.* Rows are written before their entries. A process that dies between the two leaves rows without an entry,
     which count as missing and are overwritten. After a power cut the disk may hold an entry and not its row: the mark
     does not fit then, and the row counts as missing. So nothing waits for the disk before :meth:`close`.
 
     *Damaged.* A row is compared with its mark on every read, is never handed out unless it fits, and is written again
-    when it was computed again. That costs about a millisecond for 2000 rows of 100 numbers. A ``rows.bin`` that is
-    too short is lengthened, with rows that do not fit. (To shorten it *while* it is open ends the process, as with any
-    memory map.)
+    when it was computed again: in its old place, or, if that is in the shard of another process, in the own shard. Of
+    several copies one that fits its mark is taken. That costs about a millisecond for 2000 rows of 100 numbers. A
+    ``rows-K.bin`` that is too short is lengthened, with rows that do not fit. (To shorten it *while* it is open ends
+    the process, as with any memory map.)
 
-    *Shared.* Any number of processes read; the one that holds the lock writes. The others see its rows as they come,
-    and may take over when it ends (:meth:`claim`). The lock dies with its owner.
-
-    The index takes 8 bytes of memory a row that is filled; a full table of CIFAR's 162 views takes 65 MB.
+    The index takes 8 bytes of memory a row that is filled; a full table of CIFAR's 162 views takes 65 MB. (From 67
+    million rows on it takes 12.)
 
     Args:
         path: the folder; created if it does not exist.
@@ -58,80 +65,80 @@ class ViewTable:
 
     Raises:
         ValueError: the folder holds something else: another teacher's or other data's answers (the message names
-            what differs), other files, or a table that is damaged and cannot be mended by this process.
+            what differs), other files, or a table that is damaged and cannot be mended.
         OSError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint, layout: Layout) -> None:
         self.path, self.layout = path, layout
         self._marks_of = RowMarks(layout.row_bytes, int(fingerprint.digest[:16], 16))
-        self._lock: BufferedRandom | None = None
-        self._files: dict[str, int] = {}
-        self._count = 0  # slots in use
-        self._slots = np.zeros(
-            layout.rows, np.int64 if layout.rows >= 2**31 else np.int32
-        )  # from 1; 0 is absent
+        self._held = ExitStack()
+        self._own: Shard | None = None
+        self._shards: dict[int, Shard] = {}
+        places = np.uint32 if MOST_SHARDS * layout.rows < 2**32 else np.int64
+        self._places = np.zeros(layout.rows, places)  # shard * rows + slot, from 1; 0 is absent
         self._marks = np.zeros(layout.rows, np.uint32)
+        self._filled = 0
         path.mkdir(parents=True, exist_ok=True)
+        if not (path / META).exists():
+            self._create(fingerprint)
+        differing = fingerprint.differing(read_meta(path)["parts"])
+        if differing:
+            raise ValueError(
+                f"view table {path} must belong to this teacher and these data, got one with other "
+                f"{', '.join(differing)}. Remove it (understudy table remove) or set another teacher.table"
+            )
+        self._created = _identity(path)
         try:
-            if not (path / META).exists():
-                (path / LOCK).touch()  # raises where nothing can be written
-            if self._take_lock() and not (path / META).exists():
-                self._create(fingerprint)
-            self._check(fingerprint)
-            self._mend()
-            shape = (layout.rows, layout.width)
-            self._rows: NDArray[Any] = np.memmap(path / ROWS, _NUMPY[layout.dtype], "r", shape=shape)
+            self.claim()
             self._catch_up()
         except BaseException:
-            self._release()
+            self._held.close()
             raise
 
     @property
     def writable(self) -> bool:
-        """Whether this process holds the lock."""
-        return self._lock is not None
+        """Whether this process holds a shard."""
+        return self._own is not None
 
     @property
     def filled(self) -> int:
         """Number of rows that are there, by the index."""
-        return int(np.count_nonzero(self._slots))
+        return self._filled
 
     def claim(self) -> bool:
-        """Takes the lock if it is free; returns whether this process has it."""
-        if not self.writable and self._take_lock():
-            self._catch_up()
+        """Takes a shard if it has none and one is free; returns whether this process may write."""
+        if self._own is None:
+            lock = take_lock(self.path / LOCK, shared=True, wait=_WAIT)  # nobody may remove the table now
+            if lock is None:
+                return False
+            with ExitStack() as held:
+                held.enter_context(lock)
+                number = self._claimed(held) if _identity(self.path) == self._created else None
+                if number is not None:
+                    self._own = self._shard(number)
+                    self._read_entries(self._own)
+                    self._held = held.pop_all()
         return self.writable
-
-    def _take_lock(self) -> bool:
-        try:
-            lock = (self.path / LOCK).open("a+b")
-        except OSError:  # somebody else's table, or on a disk that is read-only: read it
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            return False
-        self._lock = lock
-        return True
 
     def present(self, keys: Tensor) -> Tensor:
         """Returns which rows are there, by the index: bool ``(B,)`` for int64 ``(B,)``."""
-        if not self.writable:
-            self._catch_up()
-        return torch.from_numpy(self._slots[keys.numpy()] > 0)
+        self._catch_up()
+        return torch.from_numpy(self._places[keys.numpy()] > 0)
 
     def read(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Returns rows ``(B, width)`` and which of them may be used ``(B,)``; the others hold anything."""
         numbers = keys.numpy()
-        slots = self._slots[numbers]
-        rows = self._rows[np.maximum(slots, 1) - 1]  # a copy
-        intact = (slots > 0) & (self._marks[numbers] == self._marks_of(numbers, rows))
+        places = self._places_of(numbers)
+        rows = self._rows_at(places)
+        intact = (places >= 0) & (self._marks[numbers] == self._marks_of(numbers, rows))
         return torch.from_numpy(rows), torch.from_numpy(intact)
 
     def write(self, keys: Tensor, rows: Tensor) -> None:
-        """Stores rows, those that are there already in their old places; does nothing without the lock.
+        """Stores rows; does nothing without a shard.
+
+        Those that are in the own shard are written to their old places, those that another process has stored well
+        are left out.
 
         Args:
             keys: their numbers ``(B,)``, each once.
@@ -140,38 +147,37 @@ class ViewTable:
         Raises:
             OSError: the disk is full, or fails; all rows stored before are as they were.
         """
-        if not self.writable:
+        own = self._own
+        if own is None:
             return
+        self._catch_up()
         numbers, values = keys.cpu().numpy(), rows.detach().cpu().numpy()
-        slots = self._slots[numbers].astype(np.int64) - 1
-        new = np.flatnonzero(slots < 0)
-        added, rest = np.split(new, [self.layout.rows - self._count])
-        slots[added] = self._count + np.arange(len(added))
-        if len(rest) > 0:  # all slots are taken, some by rows whose keys were damaged
-            taken = self._slots[self._slots > 0] - 1
-            slots[rest] = np.setdiff1d(np.arange(self._count), taken)[: len(rest)]
-        replaced = np.setdiff1d(np.arange(len(numbers)), added)
+        shards, slots = self._split(self._places_of(numbers))
+        theirs = np.flatnonzero((shards >= 0) & (shards != own.number))
+        if len(theirs) > 0:
+            stored = theirs[self.read(torch.from_numpy(numbers[theirs]))[1].numpy()]
+            numbers, values, shards, slots = (
+                np.delete(a, stored, 0) for a in (numbers, values, shards, slots)
+            )
+        slots[shards != own.number] = -1
+        slots = self._placed(own, slots)
         entries = np.empty(len(numbers), ENTRY)
         entries["key"], entries["mark"] = numbers, self._marks_of(numbers, values)
-        for name, items in ((ROWS, values), (INDEX, entries)):
-            _write(self._file(name), items[added], self._count * items[:1].nbytes)
-            for k in replaced:
-                _write(self._file(name), items[k : k + 1], int(slots[k]) * items[:1].nbytes)
-        self._slots[numbers], self._marks[numbers] = slots + 1, entries["mark"]
-        self._count += len(added)
+        own.write(slots, values, entries)
+        self._filled += int((self._places[numbers] == 0).sum())
+        self._places[numbers] = own.number * self.layout.rows + slots + 1
+        self._marks[numbers] = entries["mark"]
 
     def close(self) -> None:
-        """Brings everything to the disk and releases the lock; a second time does nothing.
+        """Brings everything to the disk and gives the shard back; a second time does nothing.
 
         Raises:
             OSError: the disk fails.
         """
-        try:
-            if self.writable:
-                for name in (ROWS, INDEX):
-                    os.fsync(self._file(name))
-        finally:
-            self._release()
+        own, self._own = self._own, None
+        with self._held:
+            if own is not None:
+                own.close()
 
     def __enter__(self) -> ViewTable:
         return self
@@ -180,78 +186,126 @@ class ViewTable:
         self.close()
 
     def _create(self, fingerprint: Fingerprint) -> None:
-        others = sorted(
-            p.name for p in self.path.iterdir() if p.name not in FILES and not p.name.endswith(".tmp")
-        )
+        """Makes an empty table, or waits for the process that is just doing so."""
+        (self.path / LOCK).touch()  # raises where nothing can be written
+        deadline = time.monotonic() + _WAIT
+        while not (self.path / META).exists() and time.monotonic() < deadline:
+            lock = take_lock(self.path / LOCK)
+            if lock is None:
+                time.sleep(0.02)
+                continue
+            with lock:
+                if not (self.path / META).exists():
+                    self._empty()
+                    write_json(self.path / META, _meta(fingerprint, self.layout))
+
+    def _empty(self) -> None:
+        """Removes what a crash left before there was a ``meta.json``."""
+        others = sorted(p.name for p in self.path.iterdir() if not is_ours(p.name))
         if others:
             raise ValueError(
                 f"teacher.table must be an empty folder or a view table, got {self.path} with {others[0]!r} in it. "
                 "Choose another folder"
             )
-        for name in (ROWS, INDEX):
-            os.ftruncate(self._file(name), 0)  # what a crash before meta.json left
-        self._mend()
-        parts, layout = dict(fingerprint.parts), self.layout
-        sizes = {"images": layout.images, "views": layout.views, "row_bytes": layout.row_bytes}
-        write_json(self.path / META, {"format": FORMAT, **sizes, "parts": parts})
+        for path in self.path.iterdir():
+            if path.name != LOCK:
+                path.unlink(missing_ok=True)
 
-    def _check(self, fingerprint: Fingerprint) -> None:
-        deadline = time.monotonic() + _WAIT
-        while not (self.path / META).exists() and time.monotonic() < deadline:
-            time.sleep(0.02)  # its owner writes meta.json last
-        differing = fingerprint.differing(read_meta(self.path)["parts"])
-        if differing:
-            raise ValueError(
-                f"view table {self.path} must belong to this teacher and these data, got one with other "
-                f"{', '.join(differing)}. Remove it (understudy table remove) or set another teacher.table"
-            )
+    def _claimed(self, held: ExitStack) -> int | None:
+        """Returns the number of a shard whose lock this process holds now, ``None`` if all are taken."""
+        for number in range(MOST_SHARDS):
+            lock = take_lock(lock_file(self.path, number))
+            if lock is not None:
+                held.enter_context(lock)
+                return number
+        return None
 
-    def _mend(self) -> None:
-        """Gives ``rows.bin`` its full size: at the start, and if it was cut short."""
-        size = self.layout.rows * self.layout.row_bytes
-        if self.writable:
-            if os.fstat(self._file(ROWS)).st_size < size:
-                os.ftruncate(self._file(ROWS), size)
-        elif not (self.path / ROWS).exists() or (self.path / ROWS).stat().st_size < size:
-            raise ValueError(
-                f"view table {self.path} must be whole, got a shorter {ROWS}. "
-                "Open it once while no other process uses it, and it is mended"
-            )
+    def _shard(self, number: int) -> Shard:
+        if number not in self._shards:
+            self._shards[number] = Shard(self.path, number, self.layout)
+        return self._shards[number]
 
     def _catch_up(self) -> None:
-        """Reads the entries that were added to the index since the last time."""
-        entries = read_index(self.path, self._count, self.layout.rows - self._count)
-        slots = self._count + np.arange(len(entries))
-        known = (entries["key"] >= 0) & (entries["key"] < self.layout.rows)  # not so if a bit was flipped
-        self._slots[entries["key"][known]] = slots[known] + 1
-        self._marks[entries["key"][known]] = entries["mark"][known]
-        self._count += len(entries)
+        """Reads the entries that others added since the last time."""
+        for number in shards_in(self.path):
+            if number < MOST_SHARDS and (self._own is None or number != self._own.number):
+                self._read_entries(self._shard(number))
 
-    def _file(self, name: str) -> int:
-        if name not in self._files:
-            self._files[name] = os.open(self.path / name, os.O_RDWR | os.O_CREAT, 0o666)
-        return self._files[name]
+    def _read_entries(self, shard: Shard) -> None:
+        first = shard.count
+        while len(entries := shard.unread(_PIECE)) > 0:
+            known = (entries["key"] >= 0) & (entries["key"] < self.layout.rows)  # not so if a bit was flipped
+            places = shard.number * self.layout.rows + first + np.flatnonzero(known)
+            self._take_in(entries["key"][known], places, entries["mark"][known])
+            first = shard.count
 
-    def _release(self) -> None:
-        for file in self._files.values():
-            os.close(file)
-        self._files.clear()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+    def _take_in(self, keys: NDArray[np.int64], places: NDArray[np.int64], marks: NDArray[np.uint32]) -> None:
+        """Notes where rows are; a second copy of one is believed if it fits its mark."""
+        new = self._places[keys] == 0
+        self._places[keys[new]], self._marks[keys[new]] = places[new] + 1, marks[new]
+        noted = self._places[keys] == places + 1
+        self._filled += int((new & noted).sum())
+        copies = np.flatnonzero(~noted)
+        for first in range(0, len(copies), 2**14):
+            k = copies[first : first + 2**14]
+            k = k[marks[k] == self._marks_of(keys[k], self._rows_at(places[k]))]
+            self._places[keys[k]], self._marks[keys[k]] = places[k] + 1, marks[k]
+
+    def _placed(self, own: Shard, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns slots with new ones of the own shard for those that are -1."""
+        new = np.flatnonzero(slots < 0)
+        added, rest = np.split(new, [self.layout.rows - own.count])
+        slots[added] = own.count + np.arange(len(added))
+        if (
+            len(rest) > 0
+        ):  # all slots are taken, some by rows whose keys were damaged, or that others hold, too
+            shards, taken = self._split(self._places_of(np.arange(self.layout.rows)))
+            slots[rest] = np.setdiff1d(np.arange(own.count), taken[shards == own.number])[: len(rest)]
+        return slots
+
+    def _places_of(self, keys: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Returns where rows are, -1 for those that are absent."""
+        return self._places[keys].astype(np.int64) - 1
+
+    def _split(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns shards and slots; an absent row is in shard -1."""
+        return places // self.layout.rows, places % self.layout.rows
+
+    def _rows_at(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        """Returns a copy of the rows ``(B, width)`` in some places, zeros for -1."""
+        shards, slots = self._split(places)
+        numbers = np.unique(shards)
+        if len(numbers) == 1 and numbers[0] >= 0:
+            return self._shards[int(numbers[0])].rows(slots)
+        rows = np.zeros((len(places), self.layout.width), NUMPY[self.layout.dtype])
+        for number in numbers[numbers >= 0]:
+            here = np.flatnonzero(shards == number)
+            rows[here] = self._shards[int(number)].rows(slots[here])
+        return rows
 
 
-def read_meta(path: Path) -> dict[str, Any]:
+def is_ours(name: str) -> bool:
+    """Returns whether a file may be part of a view table, by its name; those without a number are format 1's."""
+    return _OURS.fullmatch(name) is not None
+
+
+def lock_file(folder: Path, number: int) -> Path:
+    """Returns what the owner of a shard holds."""
+    return folder / f"{LOCK}-{number}"
+
+
+def read_meta(path: Path, *, of_any_format: bool = False) -> dict[str, Any]:
     """Returns what a table says of itself.
 
     Raises:
-        ValueError: there is no table, or it is of another format.
+        ValueError: there is no table, or it is of another format (unless that does not matter).
     """
     try:
         meta = json.loads((path / META).read_text(encoding="utf-8"))
-        if meta["format"] != FORMAT:
+        if meta["format"] != FORMAT and not of_any_format:
             raise ValueError(
-                f"view table {path} must have format {FORMAT}, got {meta['format']}. Remove it and fill it anew"
+                f"view table {path} must have format {FORMAT} (several writers), got {meta['format']}. "
+                "Remove it (understudy table remove) and fill it anew"
             )
         return {
             **{key: int(meta[key]) for key in ("images", "views", "row_bytes")},
@@ -265,18 +319,15 @@ def read_meta(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def read_index(path: Path, first: int = 0, count: int = -1) -> NDArray[Any]:
-    """Returns up to ``count`` whole entries of a table's index from ``first`` on, all by default."""
+def _meta(fingerprint: Fingerprint, layout: Layout) -> dict[str, Any]:
+    sizes = {"images": layout.images, "views": layout.views, "row_bytes": layout.row_bytes}
+    return {"format": FORMAT, **sizes, "parts": dict(fingerprint.parts)}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Returns what tells a table from another one that was made in its place."""
     try:
-        with (path / INDEX).open("rb") as file:
-            return np.fromfile(file, ENTRY, count, offset=first * ENTRY.itemsize)
+        meta = os.stat(path / META)
     except FileNotFoundError:
-        return np.empty(0, ENTRY)
-
-
-def _write(file: int, values: NDArray[Any], offset: int) -> None:
-    """Writes all of an array; a map would be killed by a full disk where this raises."""
-    left = memoryview(values.tobytes())
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
+        return None
+    return meta.st_ino, meta.st_mtime_ns

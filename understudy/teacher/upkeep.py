@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,10 @@ import torch
 from torch import Tensor
 
 from understudy.teacher.blocks import Blocks
+from understudy.teacher.locks import is_held, take_lock
 from understudy.teacher.memory import Table
-from understudy.teacher.table import ENTRY, FILES, INDEX, LOCK, ROWS, read_index, read_meta
+from understudy.teacher.shard import ENTRY, files, read_entries, shards_in
+from understudy.teacher.table import LOCK, META, MOST_SHARDS, is_ours, lock_file, read_meta
 
 _WINDOW = 2**16  # rows looked at in one go
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
@@ -34,10 +35,15 @@ class TableInfo:
     """Size once all rows are there."""
     bytes_used: int
     """What the disk holds now."""
-    in_use: bool
-    """Whether some process holds the lock."""
+    writers: int
+    """Processes that may write to it now."""
     parts: dict[str, str]
     """The fingerprint."""
+
+    @property
+    def in_use(self) -> bool:
+        """Whether some process may write to it now."""
+        return self.writers > 0
 
     @property
     def share(self) -> float:
@@ -75,31 +81,34 @@ def fill(
 ) -> int:
     """Computes all views that are not there, damaged ones included; returns how many rows were computed.
 
-    May be killed and started again at any time; it goes on where it was.
+    May be killed and started again at any time; it goes on where it was. Several processes may fill one table at once:
+    each goes through the rows in an order of its own, by chance, and leaves out what another one stored meanwhile. So
+    they share the work evenly, whenever they come, and what two of them compute at the same moment is little: of one
+    block, the share that a block is of the rows still missing.
 
     Args:
         table: what to fill.
         blocks: the teacher.
-        progress: called after every block with the rows that are done and their number in all.
+        progress: called after every block with the rows that are there and their number in all.
         stop: asked before every block; what is done by then stays.
 
     Raises:
-        ValueError: another process writes to the table.
+        ValueError: the table cannot be written, or as many processes write to it as may.
         OSError: the disk is full; what is done by then stays.
     """
     if not table.claim():
         raise ValueError(
-            "a table must have one writer, got another process that holds it. Wait until it ends"
+            f"a table must have a free shard in a folder that can be written, got one that is read-only, or has "
+            f"{MOST_SHARDS} writers. Check its permissions, or wait until one ends"
         )
     layout, computed = table.layout, 0
-    for keys, done in _missing(table, blocks.size):
+    for keys in _missing(table, blocks.size):
         if stop is not None and stop():
             break
-        if len(keys) > 0:
-            table.write(keys, blocks(*layout.pairs(keys)))
-            computed += len(keys)
+        table.write(keys, blocks(*layout.pairs(keys)))
+        computed += len(keys)
         if progress is not None:
-            progress(done, layout.rows)
+            progress(table.filled, layout.rows)
     return computed
 
 
@@ -114,7 +123,8 @@ def verify(table: Table, blocks: Blocks, *, sample: int = 1024, seed: int = 0) -
     """
     whole = []
     filled = 0
-    for keys in _windows(table):
+    for number in range(_count_windows(table)):
+        keys = _window(table, number)
         keys = keys[table.present(keys)]
         filled += len(keys)
         whole.append(keys[table.read(keys)[1]])
@@ -140,63 +150,79 @@ def info(path: Path) -> TableInfo:
     Raises:
         ValueError: there is no table.
     """
-    meta = read_meta(path)
-    used = sum((path / name).stat().st_blocks * 512 for name in (ROWS, INDEX) if (path / name).exists())
+    meta, shards = read_meta(path), shards_in(path)
     rows = meta["images"] * meta["views"]
+    there = np.zeros(rows, bool)
+    for number in shards:
+        keys = read_entries(files(path, number)[1])["key"]
+        there[keys[(keys >= 0) & (keys < rows)]] = True
+    used = [file.stat().st_blocks * 512 for number in shards for file in files(path, number) if file.exists()]
     return TableInfo(
         path,
         meta["images"],
         meta["views"],
-        len(np.unique(read_index(path)["key"])),
+        int(there.sum()),
         rows * (meta["row_bytes"] + ENTRY.itemsize),
-        used,
-        _in_use(path),
+        sum(used),
+        sum(is_held(lock_file(path, number)) for number in range(MOST_SHARDS)),
         meta["parts"],
     )
 
 
 def remove(path: Path) -> None:
-    """Deletes a table and its folder, and nothing else that may lie there.
+    """Deletes a table, of an earlier format, too, and its folder, and nothing else that may lie there.
 
     Raises:
-        ValueError: there is no table, or a process writes to it.
+        ValueError: there is no table, or a process may write to it.
+        OSError: the folder cannot be written.
     """
-    read_meta(path)
-    with (path / LOCK).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"a view table must not be in use, got a process that writes to {path}. Wait until it ends"
-            ) from None
-        for name in FILES:  # meta.json first: what a crash here leaves is no table
-            (path / name).unlink(missing_ok=True)
+    read_meta(path, of_any_format=True)
+    (path / LOCK).touch()  # raises where nothing can be written
+    lock = take_lock(path / LOCK)
+    if lock is None:
+        raise ValueError(
+            f"a view table must not be in use, got a process that writes to {path}. Wait until it ends"
+        )
+    with lock:
+        (path / META).unlink()  # first: what a crash here leaves is no table
+        for name in sorted(file.name for file in path.iterdir()):
+            if is_ours(name):
+                (path / name).unlink(missing_ok=True)
     if not any(path.iterdir()):
         path.rmdir()
 
 
-def _missing(table: Table, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Yields full blocks of keys of missing rows in order (the last may be smaller), and the rows done with them."""
-    held = torch.empty(0, dtype=torch.int64)
-    for keys in _windows(table):
-        held = torch.cat((held, keys[~table.read(keys)[1]]))
-        while len(held) >= size:
-            yield held[:size], int(held[size - 1]) + 1
-            held = held[size:]
-    yield held, table.layout.rows
+def _missing(table: Table, size: int) -> Iterator[Tensor]:
+    """Yields full blocks of keys of missing rows (the last may be smaller), in an order that chance says.
+
+    A block holds rows that nobody has stored by the moment when it is asked for.
+    """
+    chance = torch.Generator()
+    chance.seed()  # another order in every process
+    block = torch.empty(0, dtype=torch.int64)
+    for number in torch.randperm(_count_windows(table), generator=chance).tolist():
+        keys = _lacking(table, _window(table, number))
+        keys = keys[torch.randperm(len(keys), generator=chance)]
+        for part in keys.split(size):
+            block = _lacking(table, torch.cat((block, part)))
+            if len(block) >= size:
+                yield block[:size]
+                block = block[size:]
+    block = _lacking(table, block)
+    if len(block) > 0:
+        yield block
 
 
-def _windows(table: Table) -> Iterator[Tensor]:
-    for first in range(0, table.layout.rows, _WINDOW):
-        yield torch.arange(first, min(first + _WINDOW, table.layout.rows))
+def _lacking(table: Table, keys: Tensor) -> Tensor:
+    """Returns those of some keys whose rows are absent or damaged."""
+    usable = table.present(keys)
+    usable[usable.clone()] = table.read(keys[usable])[1]
+    return keys[~usable]
 
 
-def _in_use(path: Path) -> bool:
-    try:
-        with (path / LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+def _count_windows(table: Table) -> int:
+    return -(-table.layout.rows // _WINDOW)
+
+
+def _window(table: Table, number: int) -> Tensor:
+    return torch.arange(number * _WINDOW, min((number + 1) * _WINDOW, table.layout.rows))

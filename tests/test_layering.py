@@ -15,6 +15,7 @@ LAYERS = (
     ("config",),
     ("engine",),
     ("analysis", "report"),
+    ("worlds",),
     ("build",),
     ("result",),
     ("run",),

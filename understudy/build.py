@@ -25,6 +25,7 @@ from understudy.engine.loop import Job
 from understudy.engine.optim import make_optimizer
 from understudy.metrics import correct
 from understudy.models import create_model
+from understudy.worlds import read_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Mo
         in_channels=data.channels,
         weights=config.weights,
         pretrained=config.pretrained,
+        **config.options,
     )
     return model.to(device)
 
@@ -112,7 +114,12 @@ def build(config: Config, device: torch.device) -> Built:
     data = read_data(config.data)
     student = read_model(config.student, data, device)
     guides = config.guides
-    teachers = {name: read_model(guide, data, device) for name, guide in guides.items()}
+    teachers, choices = {}, {}
+    for name, guide in guides.items():
+        teachers[name], chosen, line = read_teacher(guide, data, device)
+        place = "teacher" if config.teacher is not None else f"teachers.{name}"
+        choices |= {f"{place}.{key}": value for key, value in chosen.items()}
+        notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
         if guide.weights is None and not guide.pretrained:
             notes.append(f"{name} has no weights and answers at random; give it weights:")
@@ -135,6 +142,7 @@ def build(config: Config, device: torch.device) -> Built:
     resolved = config.replaced(
         **{
             "losses": [term.spec() for term in distiller.terms],
+            **choices,
             "data.mean": list(data.mean),
             "data.std": list(data.std),
             "data.seed": data_seed(config),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -224,6 +225,8 @@ def main() -> None:
     from understudy.engine.distributed import OtherProcessError
     from understudy.engine.loop import InterruptedRunError
 
+    if os.getcwd() not in sys.path:  # package.module:factory may lie here, as `python -m` finds it
+        sys.path.append(os.getcwd())
     try:
         app()
     except OtherProcessError:

@@ -41,6 +41,8 @@ class DataConfig(_Strict):
     test: str | list[str] | None = None
     download: bool = False
     image_size: int | None = Field(default=None, ge=8)
+    channels: Literal[1, 3] | None = None
+    """Of images read from files: 1 makes them grey, 3 (the default) colour."""
     val: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training images held out; everything that is chosen is chosen on it."""
     split_seed: int = 0
@@ -65,9 +67,39 @@ class ModelConfig(_Strict):
     model: str
     weights: str | None = None
     pretrained: bool = False
-    """Download the library's own pretrained weights (torchvision, timm)."""
+    """Download the library's own pretrained weights (torchvision, timm, a name on Hugging Face's hub); those of a
+    local folder (``hf/FOLDER``) are read from there."""
+    options: dict[str, Any] = {}
+    """Arguments for the network's own constructor, e.g. ``{img_size: 64}`` for timm's transformers."""
     taps: dict[str, str] = {}
     """Module paths by role, where finding them automatically fails."""
+
+
+class ClassesConfig(_Strict):
+    """Which of the teacher's classes make each class of the data."""
+
+    map: (
+        Literal["name"] | list[int | str | list[int | str]] | dict[str | int, int | str | list[int | str]]
+    ) = "name"
+    """``name``; or an entry for each class of the data, in order or by its name: a number or name, or several."""
+    names: list[str] | str | None = None
+    """The teacher's classes, or a file with one a line; by default what its weights say."""
+    count: int | None = Field(default=None, ge=1)
+    """How many classes the teacher has, where neither names nor weights say it."""
+
+
+class TeacherConfig(ModelConfig):
+    """A frozen network; its images and classes may be others than the student's."""
+
+    mean: list[float] | None = None
+    """Of every channel of its images, 0 to 1; by default what its weights say, else the data's."""
+    std: list[float] | None = None
+    image_size: int | tuple[int, int] | None = None
+    """Pixels, or height and width; likewise."""
+    channels: Literal["grey", "rgb", "bgr"] | None = None
+    """Likewise; ``rgb`` of grey images repeats the channel."""
+    classes: ClassesConfig | None = None
+    """By default the data's, in their order."""
 
 
 class GradientsConfig(_Strict):
@@ -144,8 +176,8 @@ class Config(_Strict):
 
     seed: int = Field(default=0, ge=0)
     data: DataConfig
-    teacher: ModelConfig | None = None
-    teachers: dict[str, ModelConfig] | None = None
+    teacher: TeacherConfig | None = None
+    teachers: dict[str, TeacherConfig] | None = None
     """Several teachers by name; a term names its own (``teacher: NAME``) or learns from their mean logits."""
     student: ModelConfig
     assistants: list[ModelConfig] = []
@@ -170,7 +202,7 @@ class Config(_Strict):
         return self
 
     @property
-    def guides(self) -> dict[str, ModelConfig]:
+    def guides(self) -> dict[str, TeacherConfig]:
         """All teachers by name; a single one is called ``teacher``."""
         return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers or {})
 

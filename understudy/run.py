@@ -206,7 +206,10 @@ def _chain(config: Config, quiet: bool) -> Run:
             if number == len(models) or ranks.first(partial(finished, job)) is None:
                 run = _begin("train" if teacher is None else "distill", job, quiet)
             teacher = ModelConfig(
-                model=model.model, weights=str(output / "student.safetensors"), taps=model.taps
+                model=model.model,
+                weights=str(output / "student.safetensors"),
+                taps=model.taps,
+                options=model.options,
             )
     assert run is not None  # there is at least the student
     return run

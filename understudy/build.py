@@ -138,6 +138,7 @@ def build(config: Config, device: torch.device) -> Built:
         precision=config.train.precision,
         sync_bn=config.train.sync_bn,
     )
+    _check_labels(data, distiller)
     augment = augmentation(config.data, data)
     resolved = config.replaced(
         **{
@@ -158,6 +159,17 @@ def build(config: Config, device: torch.device) -> Built:
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _check_labels(data: Splits, distiller: Distiller) -> None:
+    """Refuses to train terms that use labels on images without."""
+    without = int((data.train.targets < 0).sum())
+    for term in distiller.terms:
+        if without and term.method.uses_labels:
+            raise ValueError(
+                f"term {term.label!r} must have labels, got {without:,} of {len(data.train):,} training images "
+                "without. Label them, take them out, or keep only terms that use none (kd, dist, at ...)"
+            )
 
 
 def build_job(

@@ -19,7 +19,7 @@ LAYERS = (
     ("build",),
     ("result",),
     ("run",),
-    ("study", "predict", "exports", "init", "bench", "costs", "listing"),
+    ("study", "predict", "exports", "init", "bench", "doctor", "costs", "listing"),
     ("demo",),
     ("cli",),
     ("__init__", "__main__"),

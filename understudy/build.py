@@ -183,23 +183,10 @@ def build_job(
             f"train.batch_size must be at least {LEAST} for each of {ranks.world} processes, got {train.batch_size}. "
             "Raise it: it counts over all of them"
         )
-    loader = TrainLoader(
-        data.train,
-        augmentation(config.data, data),
-        batch_size=train.batch_size,
-        seed=data_seed(config),
-        mean=data.mean,
-        std=data.std,
-        device=device,
-        rank=ranks.rank,
-        world=ranks.world,
-        parts=train.accumulate,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
-    )
     job = Job(
         distiller=built.distiller,
         optimizer=make_optimizer(train.optimizer, built.distiller.trainable_parameters()),
-        loader=loader,
+        loader=train_loader(built, device),
         train=train,
         seed=config.seed,
         device=device,
@@ -218,6 +205,24 @@ def build_job(
 
         job.measure = measure
     return job
+
+
+def train_loader(built: Built, device: torch.device) -> TrainLoader:
+    """Returns this process's batches of augmented training images."""
+    config, data, train, ranks = built.config, built.data, built.config.train, built.distiller.ranks
+    return TrainLoader(
+        data.train,
+        augmentation(config.data, data),
+        batch_size=train.batch_size,
+        seed=data_seed(config),
+        mean=data.mean,
+        std=data.std,
+        device=device,
+        rank=ranks.rank,
+        world=ranks.world,
+        parts=train.accumulate,
+        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+    )
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:

@@ -124,6 +124,21 @@ def bench(
         print(json.dumps(result))
 
 
+def doctor(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON")] = False,
+) -> None:
+    """One batch through everything before the first epoch: taps, teacher, classes, memory, speed."""
+    from understudy.doctor import doctor as run_doctor
+
+    result = run_doctor(config, quiet=as_json, **_parsed(overrides))
+    if as_json:
+        print(json.dumps(result))
+    if result["status"] == "error":
+        raise typer.Exit(2)
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -187,6 +202,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": resume,
     "evaluate": evaluate,
     "predict": predict,
+    "doctor": doctor,
     "bench": bench,
     "export": export,
     "study": study,

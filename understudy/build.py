@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.config import AUTO, Config, DataConfig, ModelConfig
-from understudy.data import PadCropFlip, Splits
+from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
+from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
@@ -147,7 +148,7 @@ def build(config: Config, device: torch.device) -> Built:
             "data.mean": list(data.mean),
             "data.std": list(data.std),
             "data.seed": data_seed(config),
-            "data.augment": {"pad": augment.pad, "flip": augment.flip},
+            "data.augment": augment_config(augment),
             "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }
@@ -254,14 +255,25 @@ def targets_as_read(data: Splits) -> Tensor:
     return targets
 
 
-def augmentation(config: DataConfig, data: Splits) -> PadCropFlip:
+def augmentation(config: DataConfig, data: Splits) -> Augment:
     """Returns the random views of the training images; by default a crop out of an eighth of padding, and flips.
 
     For 32×32 images that is the pad-4 crop and flip of every CIFAR paper. Digits are not mirrored.
     """
-    if config.augment is not None:
-        return PadCropFlip(config.augment.pad, config.augment.flip)
-    return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
+    given = config.augment
+    if given is None:
+        return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
+    if given.name == "pad_crop":
+        return PadCropFlip(given.pad, given.flip)
+    return ResizedCrop(given.scale, given.ratio, given.flip, given.colour)
+
+
+def augment_config(augment: Augment) -> dict[str, Any]:
+    """Returns the config's ``data.augment`` that makes these views."""
+    if isinstance(augment, PadCropFlip):
+        return AugmentConfig(pad=augment.pad, flip=augment.flip).model_dump(mode="json")
+    values = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip, "colour": augment.colour}
+    return AugmentConfig(name="resized_crop", **values).model_dump(mode="json")
 
 
 def data_seed(config: Config) -> int:

@@ -26,10 +26,18 @@ class _Strict(BaseModel):
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
+    name: Literal["pad_crop", "resized_crop"] = "pad_crop"
+    """``resized_crop``: a crop of random area and shape, scaled back (ImageNet's); no view comes twice."""
     pad: int = Field(default=4, ge=0, le=64)
     """Pixels of zero padding on each side, out of which a crop of the image's size is taken."""
     flip: bool = True
     """Whether half of the views are mirrored."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Of ``resized_crop``: smallest and largest share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Of ``resized_crop``: smallest and largest width over height."""
+    colour: float = Field(default=0.0, ge=0, lt=1)
+    """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
 
 
 class DataConfig(_Strict):

@@ -20,14 +20,16 @@ from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
 from understudy.data.public import READERS, read_imagenet
 from understudy.data.splits import Splits, check_statistics, hold_out, keep
-from understudy.data.views import NO_AUGMENT, PadCropFlip
+from understudy.data.views import NO_AUGMENT, Augment, PadCropFlip, ResizedCrop
 
 __all__ = [
     "DATASETS",
     "NO_AUGMENT",
+    "Augment",
     "EvalLoader",
     "ImageSet",
     "PadCropFlip",
+    "ResizedCrop",
     "Splits",
     "TrainLoader",
     "load",

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -189,3 +191,26 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(
     refused(understudy("distill", config, "-q"), "No space left")
     monkeypatch.setattr(loop, "save_checkpoint", save)
     assert understudy("resume", tmp_path / "run", "-q")[0] == 0
+
+
+def test_a_factory_in_the_current_folder_is_found(tmp_path):
+    (tmp_path / "my_nets.py").write_text(
+        "import understudy as us\ndef tiny(num_classes, in_channels):\n"
+        "    return us.create_model('cnn_tiny', num_classes, in_channels=in_channels)\n"
+    )
+    given = [
+        "train.epochs=1",
+        "data.limit=64",
+        "train.device=cpu",
+        "student.model=my_nets:tiny",
+        "output=run",
+    ]
+    (tmp_path / "c.yaml").write_text("data: {name: digits}\nstudent: {model: cnn_tiny}\n")
+    command = [sys.executable, "-P", "-c", "from understudy.cli import main; main()"]
+    if sys.version_info < (3, 11):
+        command.remove("-P")
+    done = subprocess.run(
+        [*command, "train", "c.yaml", *given], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -241,3 +241,17 @@ def test_verbs_of_the_table(digits_config, tmp_path):
     assert verb("remove", table)[0] == 0
     assert not (tmp_path / "table").exists()
     assert verb("paint", table)[0] == 2
+
+
+def test_endless_views_are_kept_only_where_their_number_is_fixed(job, tmp_path):
+    crop = {"name": "resized_crop", "scale": [0.5, 1.0]}
+    plain = job(losses=KD, **{"data.augment": crop})
+    assert plain.config.teacher.table == "off"
+    with pytest.raises(ValueError, match=r"must be off where no view comes again, got .*data.augment.fixed"):
+        job(losses=KD, **{"data.augment": crop, "teacher.table": str(tmp_path / "table")})
+    fixed = {"losses": KD, "data.augment": {**crop, "fixed": 3}}
+    kept = job(**fixed, **{"teacher.table": str(tmp_path / "table")})
+    assert same(weights(kept), weights(job(**fixed, **{"teacher.table": "off"})))
+    again = job(**fixed, **{"teacher.table": str(tmp_path / "table")})
+    assert again.metrics["teacher"]["images_forwarded"] == 0
+    assert "each image is shown in 3 fixed views" in (again.path / "train.log").read_text()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from understudy.config import AUTO, Config, DataConfig, ModelConfig
-from understudy.data import PadCropFlip, Splits
+from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
+from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
@@ -26,6 +27,7 @@ from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.metrics import correct
 from understudy.models import create_model
+from understudy.worlds import read_teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Mo
         in_channels=data.channels,
         weights=config.weights,
         pretrained=config.pretrained,
+        **config.options,
     )
     return model.to(device)
 
@@ -113,7 +116,12 @@ def build(config: Config, device: torch.device) -> Built:
     data = read_data(config.data)
     student = read_model(config.student, data, device)
     guides = config.guides
-    teachers = {name: read_model(guide, data, device) for name, guide in guides.items()}
+    teachers, choices = {}, {}
+    for name, guide in guides.items():
+        teachers[name], chosen, line = read_teacher(guide, data, device)
+        place = "teacher" if config.teacher is not None else f"teachers.{name}"
+        choices |= {f"{place}.{key}": value for key, value in chosen.items()}
+        notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
         if guide.weights is None and not guide.pretrained:
             notes.append(f"{name} has no weights and answers at random; give it weights:")
@@ -134,18 +142,24 @@ def build(config: Config, device: torch.device) -> Built:
     )
     if config.train.compile:
         distiller.compile_student()
+    _check_labels(data, distiller)
     augment = augmentation(config.data, data)
     resolved = config.replaced(
         **{
             "losses": [term.spec() for term in distiller.terms],
+            **choices,
             "data.mean": list(data.mean),
             "data.std": list(data.std),
             "data.seed": data_seed(config),
-            "data.augment": {"pad": augment.pad, "flip": augment.flip},
+            "data.augment": augment_config(augment),
             "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }
     )
+    if isinstance(augment, ResizedCrop) and augment.fixed is not None:
+        notes.append(
+            f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
+        )
     names = {term.name for term in distiller.terms}
     if "ce" in names and names & {"binary_kl", "binary_kl_norm"}:
         notes.append(
@@ -153,6 +167,17 @@ def build(config: Config, device: torch.device) -> Built:
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _check_labels(data: Splits, distiller: Distiller) -> None:
+    """Refuses to train terms that use labels on images without."""
+    without = int((data.train.targets < 0).sum())
+    for term in distiller.terms:
+        if without and term.method.uses_labels:
+            raise ValueError(
+                f"term {term.label!r} must have labels, got {without:,} of {len(data.train):,} training images "
+                "without. Label them, take them out, or keep only terms that use none (kd, dist, at ...)"
+            )
 
 
 def build_job(
@@ -166,24 +191,12 @@ def build_job(
             f"train.batch_size must be at least {LEAST} for each of {ranks.world} processes, got {train.batch_size}. "
             "Raise it: it counts over all of them"
         )
-    loader = TrainLoader(
-        data.train,
-        augmentation(config.data, data),
-        batch_size=train.batch_size,
-        seed=data_seed(config),
-        mean=data.mean,
-        std=data.std,
-        device=device,
-        rank=ranks.rank,
-        world=ranks.world,
-        parts=train.accumulate,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
-    )
     job = Job(
         distiller=built.distiller,
         optimizer=make_optimizer(train.optimizer, built.distiller.trainable_parameters()),
         stream=Stream(
-            loader, asked=lambda epoch: built.distiller.guides.asked(built.distiller.active(epoch))
+            train_loader(built, device),
+            asked=lambda epoch: built.distiller.guides.asked(built.distiller.active(epoch)),
         ),
         train=train,
         seed=config.seed,
@@ -203,6 +216,24 @@ def build_job(
 
         job.measure = measure
     return job
+
+
+def train_loader(built: Built, device: torch.device) -> TrainLoader:
+    """Returns this process's batches of augmented training images."""
+    config, data, train, ranks = built.config, built.data, built.config.train, built.distiller.ranks
+    return TrainLoader(
+        data.train,
+        augmentation(config.data, data),
+        batch_size=train.batch_size,
+        seed=data_seed(config),
+        mean=data.mean,
+        std=data.std,
+        device=device,
+        rank=ranks.rank,
+        world=ranks.world,
+        parts=train.accumulate,
+        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+    )
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:
@@ -234,14 +265,24 @@ def targets_as_read(data: Splits) -> Tensor:
     return targets
 
 
-def augmentation(config: DataConfig, data: Splits) -> PadCropFlip:
+def augmentation(config: DataConfig, data: Splits) -> Augment:
     """Returns the random views of the training images; by default a crop out of an eighth of padding, and flips.
 
     For 32×32 images that is the pad-4 crop and flip of every CIFAR paper. Digits are not mirrored.
     """
-    if config.augment is not None:
-        return PadCropFlip(config.augment.pad, config.augment.flip)
-    return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
+    given = config.augment
+    if given is None:
+        return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
+    if given.name == "pad_crop":
+        return PadCropFlip(given.pad, given.flip)
+    return ResizedCrop(given.scale, given.ratio, given.flip, given.colour, given.fixed)
+
+
+def augment_config(augment: Augment) -> dict[str, Any]:
+    """Returns the config's ``data.augment`` that makes these views."""
+    if isinstance(augment, PadCropFlip):
+        return AugmentConfig(pad=augment.pad, flip=augment.flip).model_dump(mode="json")
+    return AugmentConfig(name="resized_crop", **asdict(augment)).model_dump(mode="json")
 
 
 def data_seed(config: Config) -> int:

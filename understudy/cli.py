@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -146,6 +147,21 @@ def table(
     actions[action.value](config, quiet=quiet, **_parsed(overrides))
 
 
+def doctor(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON")] = False,
+) -> None:
+    """One batch through everything before the first epoch: taps, teacher, classes, memory, speed."""
+    from understudy.doctor import doctor as run_doctor
+
+    result = run_doctor(config, quiet=as_json, **_parsed(overrides))
+    if as_json:
+        print(json.dumps(result))
+    if result["status"] == "error":
+        raise typer.Exit(2)
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -210,6 +226,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "table": table,
+    "doctor": doctor,
     "bench": bench,
     "export": export,
     "study": study,
@@ -248,6 +265,8 @@ def main() -> None:
     from understudy.engine.distributed import OtherProcessError
     from understudy.engine.loop import InterruptedRunError
 
+    if os.getcwd() not in sys.path:  # package.module:factory may lie here, as `python -m` finds it
+        sys.path.append(os.getcwd())
     try:
         app()
     except OtherProcessError:

@@ -26,10 +26,20 @@ class _Strict(BaseModel):
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
+    name: Literal["pad_crop", "resized_crop"] = "pad_crop"
+    """``resized_crop``: a crop of random area and shape, scaled back (ImageNet's); no view comes twice."""
     pad: int = Field(default=4, ge=0, le=64)
     """Pixels of zero padding on each side, out of which a crop of the image's size is taken."""
     flip: bool = True
     """Whether half of the views are mirrored."""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """Of ``resized_crop``: smallest and largest share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Of ``resized_crop``: smallest and largest width over height."""
+    colour: float = Field(default=0.0, ge=0, lt=1)
+    """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
+    fixed: int | None = Field(default=None, ge=1)
+    """Of ``resized_crop``: show only so many views of each image, so that a teacher's answers to them can be kept."""
 
 
 class DataConfig(_Strict):
@@ -41,6 +51,8 @@ class DataConfig(_Strict):
     test: str | list[str] | None = None
     download: bool = False
     image_size: int | None = Field(default=None, ge=8)
+    channels: Literal[1, 3] | None = None
+    """Of images read from files: 1 makes them grey, 3 (the default) colour."""
     val: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training images held out; everything that is chosen is chosen on it."""
     split_seed: int = 0
@@ -65,13 +77,29 @@ class ModelConfig(_Strict):
     model: str
     weights: str | None = None
     pretrained: bool = False
-    """Download the library's own pretrained weights (torchvision, timm)."""
+    """Download the library's own pretrained weights (torchvision, timm, a name on Hugging Face's hub); those of a
+    local folder (``hf/FOLDER``) are read from there."""
+    options: dict[str, Any] = {}
+    """Arguments for the network's own constructor, e.g. ``{img_size: 64}`` for timm's transformers."""
     taps: dict[str, str] = {}
     """Module paths by role, where finding them automatically fails."""
 
 
+class ClassesConfig(_Strict):
+    """Which of the teacher's classes make each class of the data."""
+
+    map: (
+        Literal["name"] | list[int | str | list[int | str]] | dict[str | int, int | str | list[int | str]]
+    ) = "name"
+    """``name``; or an entry for each class of the data, in order or by its name: a number or name, or several."""
+    names: list[str] | str | None = None
+    """The teacher's classes, or a file with one a line; by default what its weights say."""
+    count: int | None = Field(default=None, ge=1)
+    """How many classes the teacher has, where neither names nor weights say it."""
+
+
 class TeacherConfig(ModelConfig):
-    """A frozen network, and how it answers."""
+    """A frozen network, how it answers, and its images and classes, which may be others than the student's."""
 
     table: str = AUTO
     """Where its answers to every view of every image are kept: ``auto``, ``off``, or a folder."""
@@ -83,6 +111,16 @@ class TeacherConfig(ModelConfig):
     """``auto``: fp32 where the student trains in fp32; else bf16 if a test at the start finds it right and faster."""
     batch_size: int | None = Field(default=None, ge=1)
     """Images the teacher answers at once, whatever the student's batch; by default what suits the device."""
+
+    mean: list[float] | None = None
+    """Of every channel of its images, 0 to 1; by default what its weights say, else the data's."""
+    std: list[float] | None = None
+    image_size: int | tuple[int, int] | None = None
+    """Pixels, or height and width; likewise."""
+    channels: Literal["grey", "rgb", "bgr"] | None = None
+    """Likewise; ``rgb`` of grey images repeats the channel."""
+    classes: ClassesConfig | None = None
+    """By default the data's, in their order."""
 
     @field_validator("table", mode="before")
     @classmethod

@@ -141,6 +141,11 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
                 "they would take a hundred times the space. Set it to off"
             )
         return None
+    if config.table not in (AUTO, OFF) and not augmentation(built.config.data, built.data).finite:
+        raise ValueError(
+            f"{key_of(built.config, name)}.table must be off where no view comes again, got {config.table}. Set it to "
+            "off, or data.augment.fixed to a number of views an image"
+        )
     blocks = _blocks(built, name, images, None if config.table == OFF else config.table_dtype)
     on_disk = config.table not in (OFF, MEMORY)
     return Guidance(name, config, blocks, identify(blocks, guides.networks[name].module) if on_disk else None)

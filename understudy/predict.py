@@ -95,13 +95,16 @@ def load_predictor(source: str | Path) -> Predictor:
     classes = tuple(json.loads(about["classes"]))
     height, width = json.loads(about["image_size"])
     channels = int(about["channels"])
-    module = create_model(about["model"], num_classes=len(classes), in_channels=channels)
+    options = json.loads(about.get("options", "{}"))
+    module = create_model(about["model"], num_classes=len(classes), in_channels=channels, **options)
     if "deployed" in about:
         parts = json.loads(about["deployed"])
         module = deployed_model(
             build_term(parts["term"]).method,
             module,
-            create_model(parts["teacher"], num_classes=len(classes), in_channels=channels),
+            create_model(
+                parts["teacher"], num_classes=len(classes), in_channels=channels, **parts.get("options", {})
+            ),
             torch.zeros(2, channels, height, width),
             student_taps=parts["taps"][0],
             teacher_taps=parts["taps"][1],

@@ -132,6 +132,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
+    if config.student.options:
+        about["options"] = json.dumps(config.student.options)
     replacing = built.distiller.replacing
     if replacing is not None:  # more than the student is shipped: how to build it
         guide = config.guides[replacing.teacher or next(iter(config.guides))]
@@ -139,6 +141,7 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
             {
                 "term": replacing.spec(),
                 "teacher": guide.model,
+                "options": guide.options,
                 "taps": [dict(config.student.taps), dict(guide.taps)],
             }
         )

@@ -182,7 +182,7 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     if first.table not in (AUTO, "off", "memory"):
         manner["table"] = AUTO
     weights = str(output / "student.safetensors")
-    return TeacherConfig(model=model.model, weights=weights, taps=model.taps, **manner)
+    return TeacherConfig(model=model.model, weights=weights, taps=model.taps, options=model.options, **manner)
 
 
 def begin(verb: str, config: Config, quiet: bool) -> Run:

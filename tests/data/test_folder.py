@@ -42,7 +42,7 @@ def test_classes_of_test_have_the_numbers_of_train(tree):
 
 def test_grey_and_16_bit_png_are_read(tmp_path):
     save(tmp_path / "a" / "1.png", 40, shape=(4, 4))
-    save(tmp_path / "a" / "2.png", 41 * 257, np.uint16, (4, 4))
+    save(tmp_path / "b" / "2.png", 41 * 257, np.uint16, (4, 4))
     images = load("imagefolder", train=tmp_path).train.images
     assert images[:, :, 0, 0].tolist() == [[40] * 3, [41] * 3]
     assert load("imagefolder", train=tmp_path, channels=1).channels == 1
@@ -100,3 +100,20 @@ def test_a_class_only_in_test_is_named(tree):
 def test_one_folder_for_train_and_test_is_refused(tree):
     with pytest.raises(ValueError, match=r"data\.train and data\.test must be two folders"):
         load("imagefolder", train=tree / "train", test=tree / "train" / ".." / "train")
+
+
+def test_a_single_class_is_refused(tmp_path):
+    (tmp_path / "only").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "only" / "a.png")
+    with pytest.raises(ValueError, match="must have two classes or more, got only 'only'"):
+        load("imagefolder", train=str(tmp_path))
+
+
+def test_an_animation_is_named(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "still.png")
+    frames = [Image.new("RGB", (8, 8), (k, 0, 0)) for k in (0, 255)]
+    frames[0].save(tmp_path / "b" / "moving.webp", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"moving\.webp must be an image.*an animation of 2 frames"):
+        load("imagefolder", train=str(tmp_path))

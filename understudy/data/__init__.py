@@ -5,24 +5,31 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from understudy.data.cifar import read_cifar10, read_cifar100
 from understudy.data.digits import read_digits
 from understudy.data.folder import read_folder
+from understudy.data.hugging_face import read_hugging_face
 from understudy.data.images import ImageSet
+from understudy.data.items import read_python
 from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.data.manifest import read_manifest
 from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
+from understudy.data.public import READERS, read_imagenet
 from understudy.data.splits import Splits, check_statistics, hold_out, keep
-from understudy.data.views import NO_AUGMENT, PadCropFlip
+from understudy.data.views import NO_AUGMENT, Augment, PadCropFlip, ResizedCrop
 
 __all__ = [
     "DATASETS",
     "NO_AUGMENT",
+    "Augment",
     "EvalLoader",
     "ImageSet",
     "PadCropFlip",
+    "ResizedCrop",
     "Splits",
     "TrainLoader",
     "load",
@@ -33,8 +40,15 @@ DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
     "digits": read_digits,
+    "flowers102": READERS["flowers102"],
+    "food101": READERS["food101"],
+    "hf": read_hugging_face,
     "imagefolder": read_folder,
+    "imagenet": read_imagenet,
+    "manifest": read_manifest,
+    "oxford_pets": READERS["oxford_pets"],
     "parquet": read_parquet,
+    "stl10": READERS["stl10"],
 }
 """Name -> reader of ``(train, test)``. The reader's arguments are the options of the data set."""
 
@@ -52,7 +66,7 @@ def load(
     """Returns a data set, read, checked and split, on the CPU.
 
     Args:
-        name: key of :data:`DATASETS`.
+        name: key of :data:`DATASETS`, or ``package.module:function`` (:func:`understudy.data.items.read_python`).
         val: share of the training images that is held out for choices, every class in proportion.
         limit: train on this many images only (of those not held out), as many of every class.
         split_seed: of the choices that ``val`` and ``limit`` make. Not the run's seed: seeds are compared on
@@ -73,12 +87,19 @@ def load(
         >>> len(splits.train), len(splits.val), len(splits.test)
         (1167, 130, 500)
     """
-    if name not in DATASETS:
+    if ":" not in name and name not in DATASETS:
         raise ValueError(
-            f"data.name must be one of {', '.join(DATASETS)}, got {name!r}. {_nearest(name, DATASETS)}"
+            f"data.name must be one of {', '.join(DATASETS)} or package.module:function, got {name!r}. "
+            f"{_nearest(name, DATASETS)}"
         )
-    _check_options(name, options)
-    read, test = DATASETS[name](**options)
+    reader = partial(read_python, name) if ":" in name else DATASETS[name]
+    if ":" not in name:
+        _check_options(name, options)
+    read, test = reader(**options)
+    if read.num_classes < 2:
+        raise ValueError(
+            f"{read.name} must have two classes or more, got only {read.classes[0]!r}. Add images of another class"
+        )
     if (mean is None) != (std is None):
         raise ValueError("data.mean and data.std must be given together, got one of them. Add the other")
     if mean is None or std is None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ _THREADS = 2  # Pillow decodes outside the GIL; two keep a small machine busy wi
 _CHUNK = 64  # images a task: small enough to stop soon after a failure
 _GIB = 2**30
 
+Source: TypeAlias = bytes | Path | Image.Image
+"""An image: the bytes of a file, its path, or one of Pillow's."""
 
-def decode(source: bytes | Path, size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
+
+def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """Returns one image as ``(C, H, W)`` uint8 pixels, upright.
 
     16-bit grey is scaled to 8 bits (Pillow's own conversion clips it), an alpha channel is dropped as
@@ -26,7 +30,7 @@ def decode(source: bytes | Path, size: int | None = None, channels: int = 3) -> 
     tag is obeyed.
 
     Args:
-        source: the encoded file's bytes, or its path.
+        source: the encoded file's bytes, its path, or an image of Pillow.
         size: the shorter side is scaled to this many pixels (bilinear, antialiased), then the centre square
             is kept; ``None`` keeps the image as it is.
         channels: 1 for grey, 3 for colour.
@@ -35,7 +39,9 @@ def decode(source: bytes | Path, size: int | None = None, channels: int = 3) -> 
         ValueError: the image cannot be read. The message gives the reason only: the caller knows the name.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+        with _opened(source) as opened:
+            if getattr(opened, "n_frames", 1) > 1:
+                raise ValueError(f"an animation of {opened.n_frames} frames, not one image")
             ImageOps.exif_transpose(opened, in_place=True)
             image = _eight_bits(opened).convert("RGB" if channels == 3 else "L")
     except UnidentifiedImageError:
@@ -46,6 +52,12 @@ def decode(source: bytes | Path, size: int | None = None, channels: int = 3) -> 
         image = _resize_and_crop(image, size)
     pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _opened(source: Source) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.copy()
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -120,11 +132,11 @@ class Stack:
             )
         return np.empty(shape, dtype=np.uint8)
 
-    def add(self, sources: Sequence[bytes | Path], where: Callable[[int], str]) -> None:
+    def add(self, sources: Sequence[Source], where: Callable[[int], str]) -> None:
         """Decodes the next images.
 
         Args:
-            sources: bytes or paths, as :func:`decode` takes them.
+            sources: as :func:`decode` takes them.
             where: names the image at a position of ``sources``, for messages.
 
         Raises:
@@ -141,9 +153,7 @@ class Stack:
             for _ in pool.map(lambda chunk: self._fill(chunk, first, sources, where), chunks):
                 pass  # results come in order: the first failure is the one raised
 
-    def _fill(
-        self, chunk: range, first: int, sources: Sequence[bytes | Path], where: Callable[[int], str]
-    ) -> None:
+    def _fill(self, chunk: range, first: int, sources: Sequence[Source], where: Callable[[int], str]) -> None:
         assert self._pixels is not None
         height, width = self._pixels.shape[2:]
         for i in chunk:
@@ -163,7 +173,7 @@ class Stack:
         return torch.from_numpy(self._pixels)
 
 
-def _decode_named(source: bytes | Path, where: str, size: int | None, channels: int) -> NDArray[np.uint8]:
+def _decode_named(source: Source, where: str, size: int | None, channels: int) -> NDArray[np.uint8]:
     try:
         return decode(source, size, channels)
     except ValueError as error:

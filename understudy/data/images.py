@@ -16,7 +16,7 @@ class ImageSet:
     images: Tensor
     """``(N, C, H, W)`` uint8."""
     targets: Tensor
-    """``(N,)`` int64 class numbers."""
+    """``(N,)`` int64 class numbers, -1 for an image without a label."""
     classes: tuple[str, ...]
     """Name of every class; its position is the class number."""
     name: str
@@ -27,10 +27,12 @@ class ImageSet:
     """Number of images in the set as read; every ``index`` is below it, as a memory must know."""
 
     @classmethod
-    def read(cls, images: Tensor, targets: Tensor, classes: Sequence[str], name: str) -> ImageSet:
+    def read(
+        cls, images: Tensor, targets: Tensor, classes: Sequence[str], name: str, *, unlabelled: bool = False
+    ) -> ImageSet:
         """Returns a whole set, as a reader found it, after :meth:`check`."""
         n = len(images)
-        return cls(images, targets, tuple(classes), name, torch.arange(n), n).check()
+        return cls(images, targets, tuple(classes), name, torch.arange(n), n).check(unlabelled=unlabelled)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +70,7 @@ class ImageSet:
             self, images=self.images.to(device), targets=self.targets.to(device), index=self.index.to(device)
         )
 
-    def check(self) -> ImageSet:
+    def check(self, *, unlabelled: bool = False) -> ImageSet:
         """Returns the set itself if it can be trained on or measured.
 
         Raises:
@@ -78,7 +80,8 @@ class ImageSet:
             raise ValueError(
                 f"{self.name} must hold at least one image, got none. Check the path and its contents"
             )
-        wrong = ((self.targets < 0) | (self.targets >= self.num_classes)).nonzero()
+        lowest = -1 if unlabelled else 0
+        wrong = ((self.targets < lowest) | (self.targets >= self.num_classes)).nonzero()
         if len(wrong) > 0:
             first = int(wrong[0])
             raise ValueError(

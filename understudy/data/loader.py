@@ -10,7 +10,7 @@ from torch import Tensor
 from understudy.data.counter import permutation
 from understudy.data.images import ImageSet
 from understudy.data.normalisation import normalise
-from understudy.data.views import PadCropFlip
+from understudy.data.views import Augment
 from understudy.interface import Batch
 
 
@@ -24,7 +24,7 @@ class TrainLoader:
     def __init__(
         self,
         image_set: ImageSet,
-        augment: PadCropFlip,
+        augment: Augment,
         *,
         batch_size: int,
         seed: int,

@@ -46,6 +46,8 @@ class Splits:
 def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """Returns the training set without a share of every class, and that share (``None`` if it is 0).
 
+    Images without a label are never held out.
+
     Raises:
         ValueError: ``share`` is not in [0, 1), or leaves nothing on one of the two sides.
     """
@@ -53,13 +55,14 @@ def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageS
         raise ValueError(f"data.val must be a share in [0, 1), got {share}. 0.1 holds out a tenth of train")
     if share == 0:
         return train, None
-    count = round(share * len(train))
+    labelled = (train.targets >= 0).nonzero()[:, 0]
+    count = round(share * len(labelled))
     if not 0 < count < len(train):
         raise ValueError(
             f"data.val must hold out at least one image and leave one, got {count} of {len(train)}. "
             "Choose another share"
         )
-    held = stratified(train.targets, count, seed)
+    held = labelled[stratified(train.targets[labelled], count, seed)]
     return train.subset(complement(held, len(train))), train.subset(held)
 
 
@@ -76,7 +79,9 @@ def keep(train: ImageSet, limit: int | None, seed: int) -> ImageSet:
             f"data.limit must be from 1 to the {len(train)} training images there are, got {limit}. "
             "Lower it or leave it out"
         )
-    return train.subset(balanced(train.targets, limit, seed))
+    return train.subset(
+        balanced(train.targets - train.targets.min().clamp(max=0), limit, seed)
+    )  # -1: a class, too
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:

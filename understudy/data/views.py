@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from understudy.data.counter import Stream, integers
+from understudy.data.endless import ResizedCrop
 from understudy.data.normalisation import normalise
 
 
@@ -31,6 +33,9 @@ class PadCropFlip:
         >>> PadCropFlip(pad=1).crop(image, torch.tensor([0, 0]), torch.tensor([4, 13])).tolist()
         [[[[1, 2], [3, 4]]], [[[2, 1], [4, 3]]]]
     """
+
+    finite: ClassVar[bool] = True
+    """Whether the views are few enough to come again."""
 
     pad: int = 4
     """Pixels of black on each side."""
@@ -107,6 +112,9 @@ class PadCropFlip:
         """
         return normalise(self.crop(images, rows, view), mean, std, dtype, memory_format)
 
+
+Augment: TypeAlias = PadCropFlip | ResizedCrop
+"""What shows an image differently each time."""
 
 NO_AUGMENT = PadCropFlip(pad=0, flip=False)
 """One view: the image itself."""

@@ -90,6 +90,7 @@ class FinishedRun:
             "std": json.dumps(predictor.std),
             "image_size": json.dumps(predictor.image_size),
             "channels": str(predictor.channels),
+            **({"options": json.dumps(options)} if (options := self.config.student.options) else {}),
         }
 
 

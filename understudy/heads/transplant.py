@@ -11,6 +11,7 @@ from understudy.heads.connector import ConnectorKind, map_connector
 from understudy.heads.shapes import map_shape
 from understudy.heads.tokens import as_map
 from understudy.interface import Setup
+from understudy.models.translated import Translated
 from understudy.taps import without_hooks
 
 
@@ -97,9 +98,14 @@ def transplanted_head(
 
     Raises:
         ValueError: the teacher's classifier does not read its pooled last map (of as many channels as the classifier
-            is wide), or its classes are not the student's.
+            is wide), or its images or classes are not the student's.
     """
     guide = setup.guide
+    if isinstance(guide.module, Translated) and not guide.module.only_normalises:
+        raise ValueError(
+            f"{name} deploys the teacher's classifier, so the teacher must have the student's image size, channels and "
+            "classes, got others. Leave out teacher.image_size, channels and classes, or use another method"
+        )
     classifier, shape = guide.classifier, guide.shapes.get("stage_last", ())
     if len(shape) != 3 or shape[0] != classifier.in_features:
         raise ValueError(

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from understudy.models.adapters import build, imported_model, timm_model, torchvision_model
+from understudy.models.hugging_face import hugging_face_model
 from understudy.models.mobilenet_v1 import MobileNetV1
 from understudy.models.mobilenet_v2 import MobileNetV2
 from understudy.models.onnx import load_onnx as load_onnx
@@ -20,6 +21,8 @@ from understudy.models.resnet18 import BasicBlock, Bottleneck, ResNetFourStage
 from understudy.models.shufflenet_v1 import ShuffleNetV1
 from understudy.models.shufflenet_v2 import ShuffleNetV2
 from understudy.models.small import CNN
+from understudy.models.translated import Translated as Translated
+from understudy.models.translated import untranslated
 from understudy.models.vgg import VGG
 from understudy.models.weights import load_weights as load_weights
 from understudy.models.wrn import WideResNet
@@ -123,11 +126,13 @@ def create_model(
     """Returns a network by name, in training mode; nothing is downloaded unless ``pretrained``.
 
     Args:
-        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, ``package.module:factory``, or a file: a
-            ``torch.export`` program (``.pt2``) or an ONNX file, as a teacher that shows its logits only.
+        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, ``hf/FOLDER`` or ``hf/NAME``
+            (transformers), ``package.module:factory``, or a file: a ``torch.export`` program (``.pt2``) or an
+            ONNX file, as a teacher that shows its logits only.
         num_classes: length of the logits.
         weights: a file to load (:func:`load_weights`).
-        pretrained: downloads torchvision's or timm's weights; a factory of yours may take it too.
+        pretrained: downloads torchvision's or timm's weights, or the hub's; reads those of a local ``hf/FOLDER``. A
+            factory of yours may take it too.
         in_channels: of the images.
         kwargs: for the network's own constructor.
 
@@ -151,6 +156,8 @@ def create_model(
         net = torchvision_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
     elif source == "timm" and rest:
         net = timm_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    elif source == "hf" and rest:
+        net = hugging_face_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
     elif name.endswith((".pt2", ".onnx")):
         return _saved_program(name, weights, pretrained)
     elif ":" in name:
@@ -190,7 +197,7 @@ def family(model: str | nn.Module) -> str:
         >>> family("resnet8x4"), family("torchvision/resnet18"), family("wrn_40_2")
         ('resnet', 'resnet', 'wrn')
     """
-    full = type(model).__name__ if isinstance(model, nn.Module) else model
+    full = type(untranslated(model)).__name__ if isinstance(model, nn.Module) else model
     name = full.rpartition("/")[2].rpartition(":")[
         2
     ]  # without torchvision/, timm/ or the module it comes from
@@ -202,7 +209,7 @@ def family(model: str | nn.Module) -> str:
 
 def known_roles(module: nn.Module) -> dict[str, str] | None:
     """Returns where the stages of one of our networks end (role -> module path), ``None`` for any other."""
-    roles = ROLES.get(type(module))
+    roles = ROLES.get(type(untranslated(module)))
     return None if roles is None else dict(roles)
 
 
@@ -210,7 +217,7 @@ def _zoo_model(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     if name not in MODELS:
         elsewhere = f"Did you mean 'torchvision/{name}'? " if name in torchvision.models.list_models() else ""
         raise ValueError(
-            "model must be in the zoo, or be torchvision/NAME, timm/NAME or package.module:factory, "
+            "model must be in the zoo, or be torchvision/NAME, timm/NAME, hf/NAME or package.module:factory, "
             f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), MODELS)}"
         )
     if pretrained:

@@ -11,6 +11,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from understudy.models.heads import replace_head
 from understudy.nearest import did_you_mean
 
 PLAIN_LOGITS: dict[str, dict[str, Any]] = {
@@ -68,7 +69,7 @@ def torchvision_model(
     net = build(name, builder, weights=weights, progress=False, **kwargs)
     pretrained_classes = len(weights.meta["categories"])
     if pretrained_classes != num_classes:
-        _replace_classifier(net, name, pretrained_classes, num_classes)
+        replace_head(net, f"torchvision/{name}", pretrained_classes, num_classes)
     return net
 
 
@@ -153,14 +154,3 @@ def _import_factory(name: str) -> Any:
             f"{name} must be a function or class, got {type(found).__name__}. Name the one that builds it"
         )
     return found
-
-
-def _replace_classifier(net: nn.Module, name: str, old: int, new: int) -> None:
-    linear = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if not linear or linear[-1][1].out_features != old:
-        raise ValueError(
-            f"torchvision/{name} must end in a linear layer of {old} classes to be given others, "
-            f"got num_classes {new}. Take num_classes {old}, or pretrained: false"
-        )
-    path, head = linear[-1]
-    net.set_submodule(path, nn.Linear(head.in_features, new))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from understudy.interface import Network
+from understudy.models.translated import Translated
 from understudy.nearest import did_you_mean
 from understudy.taps.norms import find_norm
 from understudy.taps.stages import find_stages
@@ -74,6 +75,10 @@ def describe(
         >>> network.head, network.shapes["feature"], network.shapes["stage_4"], network.paths["stage_4"]
         ('fc', (512,), (512, 2, 2), 'layer4')
     """
+    if isinstance(module, Translated):
+        return _within(
+            module, describe(module.net, module.translate_images(example), known=known, overrides=overrides)
+        )
     trace = dry_run(module, example)
     given = {**(known or {}), **(overrides or {})}
     calls = _named_calls(module, trace, given)
@@ -108,6 +113,21 @@ def describe(
         copied=frozenset(
             r for r, (_, shown) in reads.items() if r.startswith("preact_") and shown.overwritten
         ),
+    )
+
+
+def _within(module: Translated, network: Network) -> Network:
+    """Returns the network inside a translation as the translated one shows itself: other paths, our classes."""
+    assert isinstance(network, DescribedNetwork)
+    shapes = dict(network.shapes)
+    if module.num_members:
+        shapes["logits"] = (module.num_members,)
+    return replace(
+        network,
+        module=module,
+        head=None if network.head is None else f"net.{network.head}",
+        paths={role: f"net.{path}" for role, path in network.paths.items()},
+        shapes=shapes,
     )
 
 

@@ -1,10 +1,11 @@
 """Where the stages of a network end, from a dry run.
 
 **Units.** The module tree is flattened into a chain of units. The root, plain ``nn.Sequential`` and
-``nn.ModuleList`` are always entered, another module only if the resolution drops more than once inside it (a
-backbone in a wrapper). All others are indivisible, so that a residual block's inner convolutions, still at
-the larger resolution, end no stage. Dropout, identity, flatten and pooling are no units, nor is what follows
-global pooling or a 1x1 convolution that makes the logits.
+``nn.ModuleList`` are always entered, and so is what returns a record of tensors (Hugging Face's backbones);
+another module only if the resolution drops more than once inside it (a backbone in a wrapper). All others are
+indivisible, so that a residual block's inner convolutions, still at the larger resolution, end no stage.
+Dropout, identity, flatten and pooling are no units, nor is what follows global pooling or a 1x1 convolution
+that makes the logits.
 
 **Stages.** Every stage ends with the last unit at its resolution. A resolution counts as lower if its side is
 at most 2/3 of the stage's first (unpadded convolutions nibble at the rim). Norms and convolutions that stand,
@@ -64,7 +65,8 @@ def _units(module: nn.Module, trace: Trace, head: Call | None) -> list[Call]:
 
     def enter(parent: nn.Module) -> None:
         for child in parent.children():
-            if _is_container(child, ran) or (child in ran and _drops(trace, ran[child]) > 1):
+            entered = child in trace.records or _is_container(child, ran)
+            if entered or (child in ran and _drops(trace, ran[child]) > 1):
                 enter(child)
             elif child in ran:
                 found[child] = ran[child]

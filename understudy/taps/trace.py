@@ -104,6 +104,8 @@ class Trace:
     """Height and width of the images."""
     calls: list[Call]
     output: Shown
+    records: frozenset[nn.Module] = frozenset()
+    """Modules that returned tensors by name instead of one tensor."""
 
     def last_calls(self) -> dict[nn.Module, Call]:
         """Returns the last call of every module that ran: the one whose tensors a hook has at the end."""
@@ -157,7 +159,7 @@ def dry_run(module: nn.Module, example: Tensor) -> Trace:
         )
     size = (images.shape[2], images.shape[3])
     _find_layouts(recorder.calls, size, images.shape[0])
-    return Trace(size, recorder.calls, Shown(output, output._version))
+    return Trace(size, recorder.calls, Shown(output, output._version), frozenset(recorder.records))
 
 
 @contextmanager
@@ -190,6 +192,7 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.calls: list[Call] = []
+        self.records: set[nn.Module] = set()
         self._paths = {m: path for path, m in module.named_modules()}
         self._open: list[tuple[nn.Module, int, tuple[Shown, ...]]] = []
         self._clock = 0
@@ -232,7 +235,9 @@ class _Recorder(TorchFunctionMode):
             opened, start, inputs = self._open.pop()
             if opened is module:
                 break
-        if isinstance(output, Tensor):
+        if isinstance(output, Mapping):
+            self.records.add(module)
+        elif isinstance(output, Tensor):
             shown = Shown(output, output._version)
             self.calls.append(Call(self._paths[module], module, inputs, shown, start, self._tick()))
 

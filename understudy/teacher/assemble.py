@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from understudy.data import PadCropFlip
 from understudy.data.images import ImageSet
+from understudy.data.views import Augment
 from understudy.teacher.blocks import Blocks, block_size
 from understudy.teacher.fingerprint import Fingerprint, fingerprint
 from understudy.teacher.frozen import Teacher
@@ -28,7 +28,7 @@ class Images:
 
     image_set: ImageSet
     """On the device where the teacher runs."""
-    augment: PadCropFlip
+    augment: Augment
     mean: Sequence[float]
     std: Sequence[float]
     memory_format: torch.memory_format = torch.contiguous_format

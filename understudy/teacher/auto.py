@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -63,4 +64,6 @@ def expected_hits(epochs: int, views: int) -> float:
         >>> round(expected_hits(240, 162), 3), round(expected_hits(5 * 240, 162), 3)
         (0.478, 0.865)
     """
-    return 1 - views * (1 - (1 - 1 / views) ** epochs) / epochs
+    if views == 1:
+        return 1 - 1 / epochs
+    return 1 + views * math.expm1(epochs * math.log1p(-1 / views)) / epochs  # exact for any number of views

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from understudy.data import PadCropFlip
 from understudy.data.images import ImageSet
+from understudy.data.views import Augment
 
 
 class ViewSource:
@@ -26,7 +26,7 @@ class ViewSource:
     def __init__(
         self,
         image_set: ImageSet,
-        augment: PadCropFlip,
+        augment: Augment,
         mean: Sequence[float],
         std: Sequence[float],
         *,

@@ -1,0 +1,132 @@
+"""Sets of Hugging Face's ``datasets``: saved in a folder, or by their name on the hub where that is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from understudy.data.decode import Stack
+from understudy.data.images import ImageSet
+
+_BLOCK = 256  # encoded images held at once
+
+
+def read_hugging_face(
+    root: str | Path,
+    train: str = "train",
+    test: str | None = None,
+    download: bool = False,
+    image_column: str = "image",
+    label_column: str = "label",
+    image_size: int | None = None,
+    channels: int = 3,
+    max_gib: float = 8.0,
+) -> tuple[ImageSet, ImageSet | None]:
+    """Returns splits of a data set that ``datasets`` can read.
+
+    Streaming is not supported: order and views of an epoch are a function of the images' positions, which a stream
+    does not have.
+
+    Args:
+        root: a folder that ``save_to_disk`` wrote, or a name on the hub (``owner/name`` or ``owner/name:config``).
+        train: name of the split to train on.
+        test: name of the split to measure on; ``None``: ``test`` or ``validation`` if there is one.
+        download: fetch what is not in the cache; nothing is fetched otherwise.
+        image_column: of the images.
+        label_column: of the class numbers.
+        image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
+        channels: 1 for grey, 3 for colour.
+        max_gib: memory the decoded images of one split may take, in GiB.
+
+    Raises:
+        ValueError: ``datasets`` is not installed; there is no such folder, and the hub does not answer; a split or
+            column is missing; an image cannot be read; sizes differ; the images do not fit.
+    """
+    try:
+        datasets = importlib.import_module("datasets")
+    except ImportError:
+        raise ValueError(
+            "data set hf must have datasets installed, got none. Install the extra: pip install '.[hf]'"
+        ) from None
+    with _quiet(datasets):
+        splits = _open(datasets, str(root), download)
+        names = {"train": train}
+        found_test = test or next((name for name in ("test", "validation") if name in splits), None)
+        if found_test is not None:
+            names["test"] = found_test
+        sets = {}
+        for option, name in names.items():
+            if name not in splits:
+                raise ValueError(
+                    f"data.{option} must be a split of {root}, got {name!r}. Choose from: {', '.join(splits)}"
+                )
+            stack = (image_size, channels, max_gib)
+            sets[option] = _read(
+                datasets, splits[name], f"{root}/{name}", (image_column, label_column), stack
+            )
+    return sets["train"], sets.get("test")
+
+
+def _open(datasets: Any, root: str, download: bool) -> Any:
+    folder = Path(root).expanduser()
+    try:
+        if folder.is_dir():
+            found = datasets.load_from_disk(str(folder))
+            return found if isinstance(found, dict) else {"train": found}
+        name, _, config = root.partition(":")
+        local = datasets.DownloadConfig(local_files_only=not download)
+        return datasets.load_dataset(name, config or None, download_config=local)
+    except Exception as error:  # a hub that does not answer makes datasets raise in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        advice = (
+            "Check the name and the network, or give a folder written by save_to_disk"
+            if download
+            else "Set data.download=true to fetch it, or give a folder written by save_to_disk"
+        )
+        raise ValueError(
+            f"data.root must be a data set on this machine, got {root}: {reason}. {advice}"
+        ) from error
+
+
+def _read(
+    datasets: Any, split: Any, name: str, columns: tuple[str, str], stacked: tuple[int | None, int, float]
+) -> ImageSet:
+    for option, column in zip(("image_column", "label_column"), columns, strict=True):
+        if column not in split.column_names:
+            raise ValueError(
+                f"data.{option} must be a column of {name}, got {column!r}. "
+                f"Choose from: {', '.join(split.column_names)}"
+            )
+    image, label = columns
+    size, channels, max_gib = stacked
+    targets = torch.tensor(split.with_format(None)[label])
+    feature = split.features[label]
+    names = getattr(feature, "names", None) or [str(c) for c in range(int(targets.max()) + 1)]
+    encoded = split.cast_column(image, datasets.Image(decode=False))
+    stack = Stack(name, len(split), image_size=size, channels=channels, max_gib=max_gib)
+    for first in range(0, len(split), _BLOCK):
+        rows = encoded[first : first + _BLOCK][image]
+        sources = [row["bytes"] if row["bytes"] is not None else Path(row["path"]) for row in rows]
+        stack.add(sources, lambda i, first=first: f"{name} row {first + i}")
+    return ImageSet.read(stack.images(), targets, names, name)
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Keeps ``datasets`` and its hub client from printing; what was set before comes back."""
+    hub = logging.getLogger("huggingface_hub")
+    level, bars = hub.level, datasets.utils.logging.is_progress_bar_enabled()
+    hub.setLevel(logging.ERROR)
+    datasets.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        if bars:
+            datasets.utils.logging.enable_progress_bar()

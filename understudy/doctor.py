@@ -1,0 +1,378 @@
+"""One batch through everything before the first epoch: what is wrong, what is slow, what it will take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from understudy.build import Built, build, eval_batches, process, train_loader
+from understudy.config import Config, load_config
+from understudy.data.normalisation import PUBLISHED
+from understudy.interface import Batch
+from understudy.models import Translated
+from understudy.models.translated import untranslated
+from understudy.teacher.assemble import can_answer_ahead
+from understudy.teacher.auto import expected_hits
+
+Status = Literal["ok", "warning", "error"]
+
+_LOOKED_AT = 500  # images the teacher is asked about
+_SAVED = 8  # images whose activations are weighed
+_TIMED, _SECONDS = 3, 2.0  # steps at least, seconds at most
+_NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "a half, a half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none, 0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "none, 0 to 255": ((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)),
+    **{f"{name}'s": statistics for name, statistics in PUBLISHED.items()},
+}
+"""What teachers are usually trained with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    status: Status
+    text: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def doctor(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Config, *, quiet: bool = False, **overrides: Any
+) -> dict[str, Any]:
+    """Examines a config on one batch; nothing is trained or written.
+
+    Args:
+        source: a YAML file, a mapping, or a config.
+        quiet: print nothing.
+        overrides: dotted keys, ``**{"train.batch_size": 128}``.
+
+    Returns:
+        ``status`` (``ok``, ``warning`` or ``error``: the worst found) and ``findings``, each with ``check``,
+        ``status``, ``text`` and ``figures`` (accuracies from 0 to 100, memory in bytes, times in seconds).
+    """
+    findings = list(_examine(source, overrides))
+    worst = max(findings, key=lambda finding: ("ok", "warning", "error").index(finding.status)).status
+    result = {
+        "status": worst,
+        "findings": [
+            {"check": f.check, "status": f.status, "text": f.text, "figures": f.figures} for f in findings
+        ],
+    }
+    if not quiet:
+        print(describe(result))
+    return result
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Returns a result of :func:`doctor` as one screen of text."""
+    lines = [f"{f['status']:<8}{f['check']:<9}{f['text']}" for f in result["findings"]]
+    ends = {
+        "ok": "nothing to mend",
+        "warning": "it will run; look at the warnings first",
+        "error": "mend the errors first",
+    }
+    return "\n".join([*lines, "", ends[result["status"]]])
+
+
+def _examine(source: Any, overrides: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yields what is found, in the order of a run; a fault ends the examination where it would end the run."""
+    try:
+        config = load_config(source, overrides)
+        with process(config) as device:
+            built = build(config, device)
+            yield _data(built)
+            yield from _networks(built)
+            faults = list(_teachers(built, device))
+            yield from faults
+            if any(fault.status == "error" for fault in faults):
+                return
+            memory = _memory(built, device)
+            yield memory
+            if memory.status == "error":
+                return
+            yield from _steps(built, device)
+            yield from (Finding("note", "ok", note) for note in built.notes)
+    except (ValueError, OSError) as error:
+        yield Finding("config", "error", " ".join(str(error).split()))
+
+
+def _data(built: Built) -> Finding:
+    data, height, width = built.data, *built.data.image_size
+    text = f"{len(data.train):,} training images {height}×{width}, {data.num_classes} classes"
+    labelled = data.train.targets[data.train.targets >= 0]
+    counts = labelled.bincount(minlength=data.num_classes)
+    figures = {"images": len(data.train), "classes": data.num_classes, "labelled": len(labelled)}
+    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max())}
+    if len(labelled) < len(data.train):
+        text += f"; {len(data.train) - len(labelled):,} without label"
+    if int(counts.min()) == 0:
+        missing = data.classes[int((counts == 0).nonzero()[0])]
+        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
+    if int(counts.max()) >= 10 * int(counts.min()):
+        text += f"; classes of {int(counts.min()):,} to {int(counts.max()):,} images: very uneven"
+        return Finding("data", "warning", text, figures)
+    if data.test is None and data.val is None:
+        return Finding(
+            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
+        )
+    return Finding("data", "ok", text, figures)
+
+
+def _networks(built: Built) -> Iterator[Finding]:
+    """Yields what was found in each network."""
+    setup = built.distiller.setup
+    guides = built.distiller.guides.teachers
+    for name, network in (("student", setup.student), *((n, t.network) for n, t in guides.items())):
+        stages = network.num_stages
+        text = f"{type(untranslated(network.module)).__name__}: head {network.head or 'not found'}, "
+        text += f"feature {network.shapes.get('feature', ('not found',))[0]}, {stages} stages"
+        if stages:
+            text += " of " + ", ".join(
+                "×".join(map(str, network.shapes[f"stage_{k}"])) for k in range(1, stages + 1)
+            )
+        shapes = {role: list(shape) for role, shape in network.shapes.items()}
+        yield Finding(
+            "taps", "ok", f"{name} {text}", {"network": name, "head": network.head, "shapes": shapes}
+        )
+
+
+def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
+    """Yields what each teacher knows of these images."""
+    batch = _labelled(built, device)
+    for name, teacher in built.distiller.guides.teachers.items():
+        logits = _logits(teacher.module, batch)
+        if not torch.isfinite(logits).all():
+            share = 100 * (~torch.isfinite(logits)).any(dim=1).double().mean().item()
+            yield Finding(
+                name,
+                "error",
+                f"its logits are NaN or infinite for {share:.0f}% of images. Check its weights",
+                {},
+            )
+        elif len(batch.target):
+            yield _accuracy(name, teacher.module, logits, batch, built)
+
+
+def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built: Built) -> Finding:
+    classes, count = built.data.num_classes, len(batch.target)
+    right = 100 * (logits.argmax(dim=1) == batch.target).double().mean().item()
+    chance = 100 / classes
+    noise = 300 * (chance / 100 * (1 - chance / 100) / count) ** 0.5  # three standard deviations, in percent
+    figures: dict[str, Any] = {"accuracy": right, "chance": chance, "images": count}
+    text = f"{right:.1f}% of {count} training images right (chance {chance:.1f}%)"
+    if right > chance + noise:
+        return Finding(name, "ok", text, figures)
+    reordered = _best_order(logits, batch.target, classes)
+    better = _normalisations(module, batch, built)
+    if count >= 10 * classes and reordered > max(2 * chance + noise, better[1]):
+        figures["reordered"] = reordered
+        text += f": its classes are in another order ({reordered:.1f}% if matched). Set teacher.classes"
+    elif better[1] > right + noise:
+        what, value, mean, std = better
+        figures["normalisation"] = {"name": what, "accuracy": value, "mean": list(mean), "std": list(std)}
+        text += f": with normalisation {what!r} {value:.1f}%. Set teacher.mean={list(mean)} teacher.std={list(std)}"
+    else:
+        text += ": it knows nothing of these classes. Check its weights, its classes and its normalisation"
+    return Finding(name, "warning", text, figures)
+
+
+def _normalisations(
+    module: nn.Module, batch: Batch, built: Built
+) -> tuple[str, float, tuple[float, ...], tuple[float, ...]]:
+    """Returns the usual normalisation that a teacher answers best with: name, accuracy in percent, mean, std."""
+    own = module if isinstance(module, Translated) else None
+    channels = len(own.mean) if own is not None else built.data.channels
+    tried = []
+    for name, (mean, std) in _NORMALISATIONS.items():
+        if channels == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        other = Translated(
+            untranslated(module),
+            (built.data.mean, built.data.std),
+            (mean, std),
+            image_size=own.image_size if own is not None else None,
+            channels=own.channels if own is not None else None,
+        ).to(batch.images.device)
+        answered = _logits(lambda images, other=other: _in_our_classes(own, other(images)), batch)
+        value = 100 * (answered.argmax(dim=1) == batch.target).double().mean().item()
+        tried.append((name, value, mean, std))
+    return max(tried, key=lambda found: found[1])
+
+
+def _in_our_classes(own: Translated | None, logits: Tensor) -> Tensor:
+    return logits if own is None else own.translate_logits(logits)
+
+
+def _best_order(logits: Tensor, target: Tensor, classes: int) -> float:
+    """Returns the accuracy in percent if each class of the teacher stood for the best class of ours."""
+    pairs = torch.zeros(classes, classes, dtype=torch.int64)
+    pairs.view(-1).index_add_(
+        0, (target * classes + logits.argmax(dim=1)).cpu(), torch.ones(len(target), dtype=torch.int64)
+    )
+    rows, columns = linear_sum_assignment(pairs.numpy(), maximize=True)
+    return 100 * float(pairs[rows, columns].sum()) / len(target)
+
+
+def _memory(built: Built, device: torch.device) -> Finding:
+    """Weighs weights, gradients, the optimiser's state and the activations that a step keeps for its backward."""
+    train, distiller = built.config.train, built.distiller
+    weights = sum(p.numel() * p.element_size() for p in distiller.trainable_parameters())
+    guides = distiller.guides.teachers.values()
+    teachers = sum(p.numel() * p.element_size() for t in guides for p in t.module.parameters())
+    states = {"sgd": 1 if train.optimizer.momentum else 0, "adamw": 2}[train.optimizer.name]
+    kept: dict[int, int] = {}
+
+    def weigh(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = _sample(built, device, _SAVED)
+    parameters = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
+    distiller.train()
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        out = _forward(built, batch)
+    activations = sum(size for place, size in kept.items() if place not in parameters) / len(batch.target)
+    del out
+    images = -(-train.batch_size // train.accumulate)
+    needed = weights * (2 + states) + teachers + activations * images
+    room = available(device)
+    figures = {"needed": int(needed), "room": room, "activations_an_image": int(activations)}
+    text = f"a step of {images} images keeps about {_gib(needed)} of {_gib(room)} ({device.type})"
+    if needed > 0.9 * room:
+        return Finding(
+            "memory", "error", f"{text}. Raise train.accumulate or lower train.batch_size", figures
+        )
+    return Finding("memory", "warning" if needed > 0.6 * room else "ok", text, figures)
+
+
+def available(device: torch.device) -> int:
+    """Returns the bytes that are free on a GPU, or built into this machine: caches give way."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
+    """Yields what the terms of one step are, and where its time goes."""
+    loader = train_loader(built, device)
+    distiller, train = built.distiller, built.config.train
+    if distiller.needs_prepare:
+        distiller.prepare([_labelled(built, device)])
+    distiller.train()
+    batch = next(loader.epoch(0))
+    out = _forward(built, batch)
+    distiller.backward(out)
+    terms = {name: float(value.detach()) for name, value in out.terms.items()}
+    wrong = [name for name, value in terms.items() if not abs(value) < float("inf")]
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+    if wrong:
+        yield Finding(
+            "losses", "error", f"{', '.join(wrong)} is NaN or infinite: {shown}. Lower the weight", terms
+        )
+        return
+    yield Finding("losses", "ok", f"{shown} (weighted, epoch {train.epochs // 2 + 1})", terms)
+    batches = loader.epoch(0)
+    times = {
+        "data": _timed(device, lambda: next(batches, None)),
+        "teacher": _timed(device, lambda: [t(batch) for t in distiller.guides.teachers.values()]),
+        "step": _timed(device, lambda: distiller.backward(_forward(built, batch))),
+    }
+    distiller.zero_grad(set_to_none=True)
+    whole = times["data"] + times["step"]
+    speed = train.batch_size / whole
+    hours = whole * loader.steps_per_epoch * train.epochs / 3600
+    text = f"{1000 * whole:.0f} ms a step, {speed:,.0f} images/s, {_hours(hours)} in all; "
+    text += f"loading {times['data'] / whole:.0%}, teacher {times['teacher'] / whole:.0%}"
+    slow = times["data"] > 0.3 * whole
+    advice = ". Loading is slow: a smaller data.image_size helps" if slow else ""
+    yield Finding("speed", "warning" if slow else "ok", text + advice, {**times, "images_per_second": speed})
+    if distiller.guides:
+        yield _table(built, times["teacher"] / whole)
+
+
+def _table(built: Built, share: float) -> Finding:
+    """Weighs a table of the teacher's answers against what it saves."""
+    guides = built.distiller.guides.teachers.values()
+    if not all(can_answer_ahead(teacher.roles) for teacher in guides):
+        text = "the teacher must show maps in every step, which no table keeps"
+        return Finding("table", "ok", text, {"possible": False})
+    views, epochs = train_loader(built, torch.device("cpu")).augment.num_views, built.config.train.epochs
+    width = sum(sum(teacher.network.shapes[role]) for teacher in guides for role in teacher.roles)
+    distinct = (1 - expected_hits(epochs, views)) * epochs * len(built.data.train)
+    hits = expected_hits(epochs, views)
+    text = (
+        f"remembering the teacher takes {_gib(4 * width * distinct)} and saves {hits * share:.0%} of the run"
+    )
+    return Finding(
+        "table", "ok", text, {"possible": True, "bytes": int(4 * width * distinct), "saved": hits * share}
+    )
+
+
+def _forward(built: Built, batch: Batch) -> Any:
+    """Returns the losses of a batch in the middle of the run, when terms that start late have begun."""
+    epoch = built.config.train.epochs // 2
+    return built.distiller(batch.images, batch.target, index=batch.index, view=batch.view, epoch=epoch)
+
+
+def _sample(built: Built, device: torch.device, count: int) -> Batch:
+    batch = next(train_loader(built, device).epoch(0))
+    columns = (batch.images, batch.target, batch.index, batch.view)
+    return Batch(*(None if c is None else c[:count].clone() for c in columns))  # pyright: ignore[reportArgumentType]
+
+
+def _labelled(built: Built, device: torch.device) -> Batch:
+    """Returns labelled training images, un-augmented, evenly out of the whole set."""
+    train = built.data.train
+    places = (train.targets >= 0).nonzero()[:, 0]
+    chosen = places[
+        torch.arange(min(_LOOKED_AT, len(places))) * len(places) // max(1, min(_LOOKED_AT, len(places)))
+    ]
+    parts = list(eval_batches(train.subset(chosen), built, device)) if len(chosen) else []
+    if not parts:
+        return _sample(built, device, 0)
+    images, targets, index = (
+        torch.cat(column) for column in zip(*((p.images, p.target, p.index) for p in parts), strict=True)
+    )
+    return Batch(images, targets, index)
+
+
+@torch.no_grad()
+def _logits(answer: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    return torch.cat([answer(part).float() for part in batch.images.split(100)])
+
+
+def _timed(device: torch.device, run: Callable[[], Any]) -> float:
+    """Returns the mean seconds of a few runs, after one that does not count."""
+    run()
+    began, count = _now(device), 0
+    while count < _TIMED or (_now(device) - began < _SECONDS and count < 20):
+        run()
+        count += 1
+        if _now(device) - began > _SECONDS:
+            break
+    return (_now(device) - began) / count
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB" if size >= 2**28 else f"{size / 2**20:.1f} MiB"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

@@ -1,0 +1,167 @@
+"""A network in a world of its own: it gets our images as it knows them, and answers in our classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Channels: TypeAlias = Literal["grey", "rgb", "bgr"]
+"""What the channels of an image are, in their order."""
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to grey
+
+
+class Translated(nn.Module):
+    """A frozen network behind the translation of images and classes that it needs.
+
+    Ours are images normalised for the student. They are taken back to the range 0 to 1, get the channels and the size
+    the network was trained on, and are normalised as it was. Scaling is bilinear and antialiased; it commutes with
+    the normalisations, so the same decoded view reaches both networks. The logits of the network's own classes are
+    merged into ours (:func:`merge_classes`).
+
+    The network stays what it is: :func:`understudy.taps.describe` looks inside.
+
+    Args:
+        net: any classifier.
+        ours: mean and standard deviation of every channel that our images are normalised by (0 to 1).
+        theirs: likewise for the network; ``None``: as ours, where the number of channels is the same.
+        image_size: height and width the network wants; ``None``: as ours.
+        channels: of the network's images; ``None``: as ours. Ours are grey or RGB, by their number.
+        members: for each of our classes the numbers of the network's classes that it is made of; ``None``: they
+            are the same.
+
+    Raises:
+        ValueError: the numbers of channels and of means do not agree.
+
+    Shape:
+        images: ``(B, C, H, W)``; output: ``(B, number of our classes)``.
+
+    Example:
+        >>> import torch
+        >>> from understudy.models import create_model
+        >>> from understudy.models.translated import Translated
+        >>> net = create_model("cnn_tiny", num_classes=6)
+        >>> ours, theirs = ([0.5], [0.25]), ([0.48, 0.46, 0.41], [0.23, 0.22, 0.23])
+        >>> teacher = Translated(net, ours, theirs, image_size=(32, 32), channels="rgb", members=[[0, 1], [4]])
+        >>> teacher(torch.zeros(3, 1, 16, 16)).shape
+        torch.Size([3, 2])
+    """
+
+    net: nn.Module
+    our_mean: Tensor
+    our_std: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        ours: tuple[Sequence[float], Sequence[float]],
+        theirs: tuple[Sequence[float], Sequence[float]] | None = None,
+        *,
+        image_size: tuple[int, int] | None = None,
+        channels: Channels | None = None,
+        members: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        own: Channels = "grey" if len(ours[0]) == 1 else "rgb"
+        self.channels: Channels = channels or own
+        self.our_channels: Channels = own
+        self.image_size = image_size
+        count = 1 if self.channels == "grey" else 3
+        theirs = theirs or ours
+        if len(theirs[0]) != count or len(theirs[1]) != count:
+            raise ValueError(
+                f"a teacher of {self.channels} images must have {count} means and standard deviations, got "
+                f"{len(theirs[0])} and {len(theirs[1])}. Give teacher.mean and teacher.std"
+            )
+        for name, values in (
+            ("our_mean", ours[0]),
+            ("our_std", ours[1]),
+            ("mean", theirs[0]),
+            ("std", theirs[1]),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(-1, 1, 1))
+        self.num_members = 0 if members is None else len(members)
+        if members is not None:
+            index, absent = padded(members)
+            self.register_buffer("members", index)
+            self.register_buffer("absent", absent)
+
+    @property
+    def only_normalises(self) -> bool:
+        """Whether size, channels and classes are ours."""
+        return self.image_size is None and self.channels == self.our_channels and not self.num_members
+
+    def extra_repr(self) -> str:
+        """Returns what is translated; the fingerprint of a teacher's table reads it."""
+        size = "as ours" if self.image_size is None else "×".join(map(str, self.image_size))
+        return f"channels={self.our_channels}->{self.channels}, image_size={size}, classes={self.num_members or 'ours'}"
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the logits of our classes."""
+        return self.translate_logits(self.net(self.translate_images(images)))
+
+    def translate_images(self, images: Tensor) -> Tensor:
+        """Returns our images ``(B, C, H, W)`` as the network knows them."""
+        pixels = _channels(images * self.our_std + self.our_mean, self.our_channels, self.channels)
+        if self.image_size is not None and tuple(pixels.shape[-2:]) != self.image_size:
+            pixels = F.interpolate(pixels, self.image_size, mode="bilinear", antialias=True)
+        return (pixels - self.mean) / self.std
+
+    def translate_logits(self, logits: Tensor) -> Tensor:
+        """Returns the network's logits as those of our classes."""
+        if not self.num_members:
+            return logits
+        index, absent = self.get_buffer("members"), self.get_buffer("absent")
+        return merge_classes(logits, index, absent)
+
+
+def merge_classes(logits: Tensor, members: Tensor, absent: Tensor) -> Tensor:
+    r"""Returns the logits of classes that are unions of others.
+
+    .. math:: z'_k = \log \sum_{j \in S_k} e^{z_j}
+
+    Softmax of the result is the probability of each union, given that it is one of them: probabilities are added, in
+    log space. A class of a single member keeps its logit, so that a loss of sigmoids sees what it always saw.
+
+    Args:
+        logits: of the members.
+        members: for each union the numbers of its members, filled up with any.
+        absent: true where ``members`` is only filled up.
+
+    Shape:
+        logits: ``(B, C)``; members, absent: ``(K, M)`` int64 and bool; output: ``(B, K)``.
+    """
+    if members.shape[1] == 1:
+        return logits.index_select(1, members[:, 0])
+    parts = logits[:, members].masked_fill(absent, float("-inf"))  # (B, K, M)
+    return parts.logsumexp(dim=2)
+
+
+def padded(members: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Returns :func:`merge_classes`' tensors for lists of members."""
+    longest = max(map(len, members))
+    index = torch.tensor([[*own, *[own[0]] * (longest - len(own))] for own in members])
+    return index, torch.arange(longest) >= torch.tensor([[len(own)] for own in members])
+
+
+def untranslated(module: nn.Module) -> nn.Module:
+    """Returns the network inside a :class:`Translated`, any other as it is."""
+    return module.net if isinstance(module, Translated) else module
+
+
+def _channels(images: Tensor, given: Channels, wanted: Channels) -> Tensor:
+    if given == wanted:
+        return images
+    if given == "grey":
+        return images.expand(-1, 3, -1, -1)
+    if wanted == "bgr":
+        return images.flip(1)
+    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+    return (images * weights).sum(dim=1, keepdim=True)

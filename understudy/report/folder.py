@@ -117,7 +117,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON, got {error}. Restore the file or delete it") from None
     if not isinstance(value, dict):
         raise ValueError(
@@ -135,7 +135,7 @@ def _read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             if position == len(lines):  # the run was killed while it wrote this line
                 break
             raise ValueError(f"{path} line {position} must be JSON, got {error}. Restore the file") from None

@@ -164,6 +164,17 @@ class StudyConfig(_Strict):
     methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
 
+    @field_validator("methods")
+    @classmethod
+    def _names_are_no_paths(cls, methods: list[str | ArmConfig]) -> list[str | ArmConfig]:
+        """The runs of an arm are in a folder of its name."""
+        for name in (entry.name for entry in methods if isinstance(entry, ArmConfig)):
+            if not name.strip(". ") or "/" in name or "\\" in name:
+                raise ValueError(
+                    f"the name of an arm must be a name without slashes, got {name!r}. Rename it"
+                )
+        return methods
+
 
 class Config(_Strict):
     """One job."""

@@ -74,9 +74,15 @@ def read_study(path: Path) -> StudyFolder:
     runs = {
         name: read_run(path / name)
         for name in names
-        if isinstance(name, str) and name and (path / name / "metrics.jsonl").is_file()
+        if isinstance(name, str) and name and _is_inside(path, name)
+        if (path / name / "metrics.jsonl").is_file()
     }
     return StudyFolder(path=path, study=study, runs=runs)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Returns whether a path out of a file leads to somewhere in the folder."""
+    return (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def part(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -11,6 +11,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--data", type=Path, default=_DEFAULT, metavar="DIR", help="folder of the real data sets"
     )
+    parser.addoption(
+        "--write-reliability", action="store_true", help="write the outcomes of tests/faults into the docs"
+    )
 
 
 @pytest.fixture(scope="session")

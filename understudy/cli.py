@@ -263,6 +263,7 @@ def main() -> None:
     1, with a traceback, our fault.
     """
     from understudy.engine.distributed import OtherProcessError
+    from understudy.engine.launch import lost
     from understudy.engine.loop import InterruptedRunError
 
     if os.getcwd() not in sys.path:  # package.module:factory may lie here, as `python -m` finds it
@@ -274,6 +275,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         print(f"understudy: {message}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if (line := lost(error)) is None:
+            raise
+        print(f"understudy: {line}", file=sys.stderr)
         sys.exit(2)
     except (InterruptedRunError, KeyboardInterrupt):
         sys.exit(130)

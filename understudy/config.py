@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from understudy.methods.term import build_terms, first_problem
 from understudy.nearest import did_you_mean
 
 AUTO = "auto"
+MOST_ENTRIES = 100_000
+"""Of a config, so that a small file cannot unfold into a large one."""
 
 
 class _Strict(BaseModel):
@@ -228,6 +231,17 @@ class StudyConfig(_Strict):
     methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
 
+    @field_validator("methods")
+    @classmethod
+    def _names_are_no_paths(cls, methods: list[str | ArmConfig]) -> list[str | ArmConfig]:
+        """The runs of an arm are in a folder of its name."""
+        for name in (entry.name for entry in methods if isinstance(entry, ArmConfig)):
+            if not name.strip(". ") or "/" in name or "\\" in name:
+                raise ValueError(
+                    f"the name of an arm must be a name without slashes, got {name!r}. Rename it"
+                )
+        return methods
+
 
 class Config(_Strict):
     """One job."""
@@ -389,13 +403,23 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
         raise ValueError(f"extends must not run in a circle, got {path} twice. Remove one extends:")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        text = path.read_text(encoding="utf-8")
+        if _unfolded(yaml.compose(text, Loader=yaml.SafeLoader), {}) > MOST_ENTRIES:
+            raise ValueError(
+                f"{path}: a config must have at most {MOST_ENTRIES} entries, got more once its aliases are unfolded. "
+                "Write it without them"
+            )
+        values = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "not text"
         raise ValueError(
             f"{path}{place}: a config must be valid YAML, got: {problem}. Correct the file"
+        ) from None
+    except RecursionError:
+        raise ValueError(
+            f"{path}: a config must be a few levels deep, got nesting without end. Correct the file"
         ) from None
     if not isinstance(values, dict):
         raise ValueError(
@@ -405,6 +429,16 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return values
     return _merge(_read(path.parent / str(parent), (*seen, path.resolve())), values)
+
+
+def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """Returns the number of nodes under one, aliases counted as often as they are used; infinite for a circle."""
+    if isinstance(node, yaml.CollectionNode) and id(node) not in known:
+        known[id(node)] = math.inf  # until it is known: it must not lie within itself
+        pairs = isinstance(node, yaml.MappingNode)
+        children = [child for pair in node.value for child in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_unfolded(child, known) for child in children)
+    return known.get(id(node), 1)
 
 
 class _Loader(yaml.SafeLoader):

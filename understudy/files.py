@@ -61,16 +61,36 @@ def append_line(path: Path, line: str) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a JSON-lines file; a last line cut short by a crash is left out."""
+    """Returns the objects of a JSON-lines file up to the first line that is none, as one cut short by a crash."""
     if not path.exists():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
             break
+        if not isinstance(value, dict):
+            break
+        lines.append(value)
     return lines
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object in a JSON file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object, got something else. Restore the file, or delete it"
+        )
+    return value
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from understudy.engine.distributed import Ranks
 from understudy.engine.divergence import DivergedError
 from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import InterruptedRunError, Job
-from understudy.files import locked, write_json, write_text
+from understudy.files import locked, read_json, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
@@ -125,7 +124,7 @@ def stored_config(folder: Path, config: Config) -> Config | None:
             "Choose another output=, or delete the folder"
         )
     result = folder / "result.json"
-    if result.exists() and json.loads(result.read_text(encoding="utf-8"))["status"] == "finished":
+    if result.exists() and read_json(result).get("status") == "finished":
         raise ValueError(
             f"output must not hold a finished run, got {folder}. Choose another output=, or delete the folder"
         )
@@ -141,13 +140,13 @@ def finished(config: Config) -> dict[str, Any] | None:
     folder = Path(config.output)
     if not (folder / "result.json").exists():
         return None
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    result = read_json(folder / "result.json")
     stored = load_config(folder / "config.yaml", {"output": config.output})
     mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
-    if result["verb"] == "train":  # `train` leaves out the teacher's side
+    if result.get("verb") == "train":  # `train` leaves out the teacher's side
         for key in ("teacher", "teachers", "losses", "gradients"):
             del mine[key], theirs[key]
-    return result if result["status"] == "finished" and agrees(mine, theirs) else None
+    return result if result.get("status") == "finished" and agrees(mine, theirs) else None
 
 
 def take_up(verb: str, job: Job, built: Built) -> None:

@@ -192,5 +192,6 @@ def _best_answers(job: Job, batches: Any) -> Answers:
 
 def _append_to_last_line(path: Path, values: dict[str, float]) -> None:
     lines = read_json_lines(path)
-    lines[-1] |= values
+    if lines:  # or they were lost
+        lines[-1] |= values
     write_text(path, "".join(json_line(line) + "\n" for line in lines))

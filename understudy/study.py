@@ -12,6 +12,7 @@ from rich.table import Table
 
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
+from understudy.engine.launch import launched
 from understudy.files import locked, write_json
 from understudy.job import finished
 from understudy.methods.presets import preset
@@ -50,6 +51,11 @@ def study(
     Raises:
         ValueError: the config is wrong, or there are no test images to compare on.
     """
+    if launched() is not None:
+        raise ValueError(
+            "study must be started as one process, got several (torchrun or srun). Start it without; single runs "
+            "(train, distill) may use several"
+        )
     config = load_config(source, overrides)
     if config.teacher is None:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import pytest
 
+import understudy as us
 from understudy.engine.launch import Launch, launched, lost
 
 STEP = {
@@ -68,3 +69,10 @@ def test_a_lost_connection_becomes_one_line_and_other_errors_stay():
     assert "\n" not in str(lost(gloo))
     assert lost(RuntimeError("CUDA out of memory")) is None
     assert lost(ValueError("peer Connection")) is None
+
+
+def test_a_study_started_as_several_processes_is_refused_in_one_line(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="study must be started as one process, got several"):
+        us.study({})

@@ -261,7 +261,7 @@ def test_an_explosion_is_named_with_its_step(watch):
     steps((1.0, 2.0), (1.0, 19.0), (9.0, 21.0), (99.0, 99.0))
     finding = watch.look(1, 4)
     assert (finding.epoch, finding.step) == (2, 3)
-    assert finding.what == "kd at 10.5, above 10 times the highest mean before"
+    assert finding.what == "kd at 10.5 (limit 10)"
 
 
 def test_a_weight_that_grows_is_no_explosion_and_a_small_loss_never_is(watch):
@@ -280,6 +280,8 @@ def test_a_term_is_not_judged_before_it_has_settled(watch):
     watch.start_epoch({"ce": 1.0, "kd": 0.5})
     steps((50.0, 50.0))
     assert watch.look(1, 1) is None
+    steps((1e9, 50.0))
+    assert watch.look(1, 2).what == "ce at 1e+09 (limit 1e+08)"
 
 
 def test_looks_between_the_regular_ones_change_nothing(watch):

@@ -25,7 +25,9 @@ from understudy.engine.meters import Meters
 CHECK_EVERY = 50
 """Steps between two looks at the losses (each look waits for the device)."""
 SETTLED = 20
-"""Steps a term must have been seen before its loss can be said to explode."""
+"""Steps a term must have been seen before its loss is compared with what it was."""
+UNSETTLED = 1e8
+"""What no loss may exceed before that: a run that explodes at once must not set its own measure."""
 SIGMOID = frozenset(("binary_kl", "binary_kl_norm"))
 """Losses that the DHKD paper found to collapse on the head that cross-entropy trains (App. A)."""
 
@@ -287,11 +289,12 @@ class Watch:
         limits = [sys.float_info.max]
         for label, weight in zip(self._labels, self._weights, strict=True):
             peak, steps = self._peaks.get(label, (0.0, 0))
-            known = self.config.explosion is not None and steps >= SETTLED
-            # what adds less than 1 to the loss does no harm, however small it was
-            limits.append(
-                max(1.0, (self.config.explosion or 0.0) * peak * abs(weight)) if known else limits[0]
-            )
+            if self.config.explosion is None:
+                limits.append(limits[0])
+            elif steps < SETTLED:
+                limits.append(UNSETTLED)
+            else:  # what adds less than 1 to the loss does no harm, however small it was
+                limits.append(max(1.0, self.config.explosion * peak * abs(weight)))
         self._limits = [*limits, limits[0]]
         if self.skips:
             self._limits_there = torch.tensor(self._limits, dtype=torch.float64, device=self.device)
@@ -307,12 +310,11 @@ class Watch:
             must = f"the {'gradient' if named == names[-1:] else 'loss'} must stay finite"
             return Finding(must, f"NaN or infinity in {', '.join(named)}", epoch + 1, step)
         grown = [
-            f"{name} at {value:.4g}"
+            f"{name} at {value:.4g} (limit {limit:.4g})"
             for name, value, limit in zip(names, row, self._limits, strict=True)
             if abs(value) > limit
         ]
-        what = f"{', '.join(grown)}, above {self.config.explosion:g} times the highest mean before"
-        return Finding("the loss must not explode", what, epoch + 1, step)
+        return Finding("the loss must not explode", ", ".join(grown), epoch + 1, step)
 
     def _raise_peaks(self, rows: list[list[float]]) -> None:
         for column, (label, weight) in enumerate(zip(self._labels, self._weights, strict=True), start=1):

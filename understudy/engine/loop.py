@@ -128,7 +128,8 @@ class Job:
     def cut_metrics(self) -> None:
         """Drops the lines of metrics of epochs that are not done."""
         metrics = self.folder / "metrics.jsonl"
-        lines = [line for line in read_json_lines(metrics) if line["epoch"] <= self.epoch]
+        done = range(1, self.epoch + 1)
+        lines = [line for line in read_json_lines(metrics) if line.get("epoch") in done]
         write_text(metrics, "".join(json_line(line) + "\n" for line in lines))
 
     @contextmanager

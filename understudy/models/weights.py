@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-WRAPPERS = ("model", "state_dict")
+WRAPPERS = ("model", "state_dict", "net")
 """Keys under which training scripts put the weights, beside optimiser and epoch."""
 
 
@@ -48,7 +48,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Returns the named tensors of a file, on the CPU.
 
-    ``.safetensors``, or what ``torch.save`` wrote: plain, or under ``model`` or ``state_dict``. The prefix
+    ``.safetensors``, or what ``torch.save`` wrote: plain, or under ``model``, ``state_dict`` or ``net``. The prefix
     ``module.`` (of data parallel wrappers) goes if every name has it, ``_orig_mod.`` (of ``torch.compile``)
     wherever it stands.
 
@@ -75,7 +75,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"weights must be named tensors, got {path} with a {type(value).__name__} as {key!r}. "
-                "Save model.state_dict(), alone or under 'model' or 'state_dict'"
+                "Save model.state_dict(), alone or under 'model', 'state_dict' or 'net'"
             )
     return _plain_names(state)
 

@@ -74,9 +74,15 @@ def read_study(path: Path) -> StudyFolder:
     runs = {
         name: read_run(path / name)
         for name in names
-        if isinstance(name, str) and name and (path / name / "metrics.jsonl").is_file()
+        if isinstance(name, str) and name and _is_inside(path, name)
+        if (path / name / "metrics.jsonl").is_file()
     }
     return StudyFolder(path=path, study=study, runs=runs)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Returns whether a path out of a file leads to somewhere in the folder."""
+    return (folder / name).resolve().is_relative_to(folder.resolve())
 
 
 def part(mapping: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -117,7 +123,7 @@ def _read_mapping(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         value = json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON, got {error}. Restore the file or delete it") from None
     if not isinstance(value, dict):
         raise ValueError(
@@ -135,7 +141,7 @@ def _read_metrics(path: Path) -> tuple[Mapping[str, Any], ...]:
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             if position == len(lines):  # the run was killed while it wrote this line
                 break
             raise ValueError(f"{path} line {position} must be JSON, got {error}. Restore the file") from None

@@ -118,6 +118,10 @@ class TrainConfig(_Strict):
     eval_batch_size: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after every epoch, and within one after so many minutes."""
+    diagnose_every: int = Field(default=50, ge=0)
+    """Steps between two looks at gradient conflict, feature norm and agreement; 0 for none."""
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+    """Who else is told every epoch's numbers; each a package of its own (extra ``tracking``)."""
     device: str = AUTO
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()

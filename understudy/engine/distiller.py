@@ -110,7 +110,7 @@ class Distiller(nn.Module):
         self._shared = False
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
-        self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
+        self._taps = Taps(network, tuple(sorted(roles | ({"feature"} & network.shapes.keys()))))
         self.guides = Guides(guides, self.terms, precision)
         self._backward = Backward(dict(self._trainable()), align, self.ranks)
 
@@ -190,9 +190,12 @@ class Distiller(nn.Module):
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
-        feature = student.get("feature") if self.align == "feature" else None
         logits = logits[share.rows] if share.repeated else logits
-        return StepOutput(loss, losses, logits, share, _total(label), _total(guide), feature)
+        theirs = next(iter(answers.values())).get("logits") if len(answers) == 1 else None
+        theirs = theirs[share.rows] if share.repeated and theirs is not None else theirs
+        return StepOutput(
+            loss, losses, logits, share, _total(label), _total(guide), student.get("feature"), theirs
+        )
 
     def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Fills ``.grad``, merged as ``align`` says.

@@ -19,11 +19,13 @@ from understudy.data.counter import step_seed
 from understudy.data.loader import TrainLoader
 from understudy.engine.checkpoint import save_checkpoint
 from understudy.engine.console import Console
+from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
+from understudy.engine.trackers import Tracker
 from understudy.files import append_line, json_line
 from understudy.interface import Batch
 
@@ -64,6 +66,10 @@ class Job:
     """Sums of a part of an epoch, out of a checkpoint."""
     seconds: float = 0.0
     """Time trained so far."""
+    trackers: list[Tracker] = field(default_factory=list)
+    """Who else is told every epoch's line."""
+    collapsed: bool = False
+    """Whether the user has been warned of a collapse."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
@@ -132,7 +138,8 @@ def fit(job: Job) -> None:
     job.console.start("training", job.train.epochs * steps, job.epoch * steps + job.step)
     while job.epoch < job.train.epochs:
         active = [t.label for t in job.distiller.terms if t.weight.at(job.epoch) != 0.0]
-        meters = Meters(active, job.device)
+        looks = Diagnostics(job.train.diagnose_every, job.distiller.network.num_classes, job.device)
+        meters = Meters(active, job.device, looks)
         if job.meters is not None:
             meters.load_state_dict(job.meters)
         began, first = time.perf_counter(), job.step
@@ -151,8 +158,11 @@ def fit(job: Job) -> None:
         line["images_per_second"] = round(images / max(trained, 1e-9), 1)
         if job.ranks.is_first:
             append_line(job.folder / "metrics.jsonl", json_line(line))
+            for tracker in job.trackers:
+                tracker.log(line)
         job.save()
         job.console.say(_epoch_line(line, job.train.epochs))
+        _warn_of_collapse(job, line)
 
 
 def _train_epoch(job: Job, meters: Meters) -> None:
@@ -201,6 +211,8 @@ def _forward_backward(job: Job, batch: Batch, meters: Meters) -> None:
         out = job.distiller(
             part.images, part.target, index=part.index, view=part.view, epoch=job.epoch, counts=counts
         )
+        if i == 0 and meters.diagnostics.due(job.step, job.loader.steps_per_epoch):
+            meters.diagnostics.look(out, part.target)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
         meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
@@ -241,6 +253,17 @@ def _keep_best(job: Job, line: dict[str, Any]) -> None:
         with job.measured():
             if job.ranks.is_first:
                 save_checkpoint(job.folder / "checkpoints" / "best.pt", {"model": job.distiller.state_dict()})
+
+
+def _warn_of_collapse(job: Job, line: dict[str, Any]) -> None:
+    """Says once that nearly all images are put into one class; the first epoch may be so."""
+    if line.get("diagnose/collapsed") == 1 and job.epoch > 1 and not job.collapsed:
+        job.collapsed = True
+        share = line["diagnose/top_class"]
+        job.console.say(
+            f"warning: {share:.0f}% of the images looked at are put into one class; lower the learning rate or the "
+            "weight of the teacher's terms, or give them a head of their own (dhkd)"
+        )
 
 
 def _epoch_line(line: dict[str, Any], epochs: int) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distributed import Ranks
 
 NEVER = 2**62
@@ -22,9 +23,12 @@ class Meters:
     Args:
         labels: the terms that are active in this epoch, in order.
         device: where the sums live.
+        diagnostics: what is looked at now and then besides; its sums are kept with these.
     """
 
-    def __init__(self, labels: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, labels: Sequence[str], device: torch.device, diagnostics: Diagnostics | None = None
+    ) -> None:
         self.ranks = Ranks()
         self.labels = ("loss", *labels)
         self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
@@ -32,6 +36,8 @@ class Meters:
         self.alignment = torch.zeros(
             3, dtype=torch.float64, device=device
         )  # sum of lambda, conflicts, merges
+        self.diagnostics = diagnostics or Diagnostics(0, 0, device)
+        self.diagnosed = self.diagnostics.sums
         self.adds = 0
         # for each loss that was not finite when the first one was: the number of that addition
         self.bad = torch.full((len(self.labels),), NEVER, device=device)
@@ -79,12 +85,16 @@ class Meters:
         """Moves the sums of all processes to the first one; collective. The alignment is the same on all already."""
         if not self.ranks.several:
             return
-        message = torch.cat([self.sums, self.counts.to(torch.float64)])  # counts are exact up to 2^53
+        message = torch.cat(
+            [self.sums, self.counts.to(torch.float64), self.diagnosed]
+        )  # counts: exact to 2^53
         self.ranks.total(message)
         if not self.ranks.is_first:
             message.zero_()
-        self.sums.copy_(message[: len(self.sums)])
-        self.counts.copy_(message[len(self.sums) :])
+        sums, counts, diagnosed = message.split([len(self.sums), len(self.counts), len(self.diagnosed)])
+        self.sums.copy_(sums)
+        self.counts.copy_(counts)
+        self.diagnosed.copy_(diagnosed)
 
     def problem(self) -> str | None:
         """Returns the terms that stopped being finite first, or ``None``; reads the device; collective."""
@@ -109,11 +119,16 @@ class Meters:
         strength, conflicts, merges = self.alignment.tolist()
         if merges:
             summary |= {"train/lambda": strength / merges, "train/conflict": 100.0 * conflicts / merges}
-        return summary
+        return summary | self.diagnostics.summary()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the sums, for a checkpoint within an epoch."""
-        return {"sums": self.sums, "counts": self.counts, "alignment": self.alignment}
+        return {
+            "sums": self.sums,
+            "counts": self.counts,
+            "alignment": self.alignment,
+            "diagnosed": self.diagnosed,
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes saved sums; of several processes the first does, for all."""

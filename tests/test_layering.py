@@ -18,9 +18,11 @@ LAYERS = (
     ("build",),
     ("result",),
     ("run",),
+    ("pool",),
     ("study", "predict", "exports", "init", "bench", "costs", "listing"),
     ("demo",),
     ("cli",),
+    ("worker",),
     ("__init__", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -60,11 +60,16 @@ def evaluate(
     run.evaluate(source, **_parsed(overrides))
 
 
-def study(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def study(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own")] = 1,
+    quiet: Quiet = False,
+) -> None:
     """Did it help? Teacher, student alone and methods over seeds, with a plain verdict."""
     from understudy.study import study as run_study
 
-    run_study(config, quiet=quiet, **_parsed(overrides))
+    run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
 
 
 def demo(
@@ -131,9 +136,9 @@ def report(
     from understudy.report import write_run_report, write_study_report
 
     if (folder / "study.json").exists():
-        print(write_study_report(folder))
+        print(write_study_report(folder, figures=True))
     elif (folder / "result.json").exists():
-        print(write_run_report(folder, alone))
+        print(write_run_report(folder, alone, figures=True))
     else:
         raise ValueError(f"report must be given a finished run or study, got {folder}. Check the path")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,8 @@ from understudy.engine.console import Console
 from understudy.engine.ema import MovingAverage
 from understudy.engine.evaluate import answers
 from understudy.engine.loop import DivergedError, InterruptedRunError, Job, fit, stopped_by_signals
+from understudy.engine.memory import reset_peak
+from understudy.engine.trackers import open_trackers
 from understudy.files import json_line, locked, read_json_lines, write_json, write_text
 from understudy.methods.term import build_terms
 from understudy.models import load_weights
@@ -156,6 +158,12 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
 
 def finished(config: Config) -> dict[str, Any] | None:
     """Returns the result of this very job if its output folder holds it, finished."""
+    result = outcome(config)
+    return result if result is not None and result["status"] == "finished" else None
+
+
+def outcome(config: Config) -> dict[str, Any] | None:
+    """Returns the result of this very job if it has ended: finished, or diverged (it would diverge again)."""
     folder = Path(config.output)
     if not (folder / "result.json").exists():
         return None
@@ -165,7 +173,7 @@ def finished(config: Config) -> dict[str, Any] | None:
     if result["verb"] == "train":  # `train` leaves out the teacher's side
         for key in ("teacher", "teachers", "losses", "gradients"):
             del mine[key], theirs[key]
-    return result if result["status"] == "finished" and agrees(mine, theirs) else None
+    return result if result["status"] in ("finished", "diverged") and agrees(mine, theirs) else None
 
 
 def _verb(config: Config) -> str:
@@ -270,9 +278,26 @@ _OWN = {".lock", "environment.json"}
 
 def _run(verb: str, job: Job, built: Built) -> Run:
     """Trains from wherever the folder stands, measures once, and writes what is left behind."""
+    reset_peak(job.device)
     for line in _introduction(verb, job, built):
         job.console.say(line)
     _restore(job, built)
+    with _tracked(job, built.config):
+        _fit(verb, job, built)
+        result = finish(verb, job, built)
+        for tracker in job.trackers:
+            tracker.log({"epoch": job.epoch, **result["last"]})
+    with job.measured():
+        student = job.distiller.deployable().eval()
+    job.distiller.close()
+    report = job.ranks.first(partial(write_run_report, job.folder))
+    job.console.say(headline(result))
+    job.console.say(f"report: {report}")
+    return Run(job.folder, built.config, student, result)
+
+
+def _fit(verb: str, job: Job, built: Built) -> None:
+    """Trains to the last epoch; what stops it before is written down."""
     try:
         fit(job)
     except DivergedError as error:
@@ -282,14 +307,19 @@ def _run(verb: str, job: Job, built: Built) -> Run:
     except InterruptedRunError:
         job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: understudy resume {job.folder}")
         raise
-    result = finish(verb, job, built)
-    with job.measured():
-        student = job.distiller.deployable().eval()
-    job.distiller.close()
-    report = job.ranks.first(partial(write_run_report, job.folder))
-    job.console.say(headline(result))
-    job.console.say(f"report: {report}")
-    return Run(job.folder, built.config, student, result)
+
+
+@contextmanager
+def _tracked(job: Job, config: Config) -> Iterator[None]:
+    """Opens the trackers that the config names, in the first process, and closes them however the run ends."""
+    if job.ranks.is_first:
+        values = config.model_dump(mode="json")
+        job.trackers = open_trackers(job.train.trackers, job.folder, values, job.epoch)
+    try:
+        yield
+    finally:
+        for tracker in job.trackers:
+            tracker.close()
 
 
 def _introduction(verb: str, job: Job, built: Built) -> list[str]:

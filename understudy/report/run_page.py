@@ -7,7 +7,8 @@ from typing import Any
 
 from understudy.report.confusion import read_confusion
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
-from understudy.report.folder import RunFolder, number, part, string
+from understudy.report.folder import RunFolder, class_names, number, part, string
+from understudy.report.mistakes import read_mistakes
 from understudy.report.tables import (
     MISSING,
     Cell,
@@ -21,6 +22,7 @@ from understudy.report.tables import (
     number_cell,
 )
 
+_NO_TERMS = {f"train/{name}" for name in ("loss", "acc1", "acc5", "lambda", "conflict")}
 MOST_EPOCHS = 300
 """Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
 
@@ -38,6 +40,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
     if alone is not None and not alone.result:
         raise ValueError(f"alone must be a run with a result.json, got {alone.path}. Finish that run first")
     last = part(run.result, "last")
+    wrong, mistakes = read_mistakes(run.path, class_names(run.result))
     measured = next((name for name in ("test", "val") if number(last, f"{name}/acc1") is not None), "")
     return {
         "title": string(run.result, "name") or run.path.resolve().name,
@@ -54,7 +57,10 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "facts": _facts(run),
         "figures": _figures(run, alone),
         "epoch_table": _epoch_table(run.metrics),
-        "confusion": read_confusion(run.result),
+        "confusion": read_confusion(run.result, None if alone is None else alone.result),
+        "wrong": wrong,
+        "mistakes": mistakes,
+        "warning": _collapse(run.metrics),
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
@@ -165,8 +171,45 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
         line_figure("loss", "Training loss", _loss_lines(rows), logarithmic=True),
         line_figure("accuracy", "Accuracy, %", _accuracy_lines(run, alone)),
         line_figure("rate", "Learning rate", [_line("learning rate", rows, "lr", 0)], logarithmic=True),
+        *_diagnostics(rows),
     )
     return [picture for picture in pictures if picture is not None]
+
+
+def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> list[Picture | None]:
+    """Returns what was looked at during training besides losses and accuracy."""
+    return [
+        line_figure(
+            "conflict",
+            "Steps where label and teacher gradients oppose, %",
+            [
+                _line("over all weights that both reach", rows, "train/conflict", 0),
+                _line("at the feature, sampled", rows, "diagnose/conflict", 1),
+            ],
+        ),
+        line_figure("lambda", "Strength of the alignment, λ", [_line("λ", rows, "train/lambda", 0)]),
+        line_figure(
+            "norm", "Norm of the student's feature", [_line("norm", rows, "diagnose/feature_norm", 0)]
+        ),
+        line_figure(
+            "agreement",
+            "Training images, sampled, %",
+            [
+                _line("same class as the teacher", rows, "diagnose/agreement", 0),
+                _line("in the class predicted most", rows, "diagnose/top_class", 1),
+            ],
+        ),
+    ]
+
+
+def _collapse(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a warning if the student gave nearly all images the same class in the last epoch."""
+    share = number(rows[-1], "diagnose/top_class") if rows else None
+    if share is None or number(rows[-1], "diagnose/collapsed") != 1:
+        return ""
+    return (
+        f"In the last epoch {decimal(share, 0)} % of the training images looked at were put into one class."
+    )
 
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]], key: str, series: int) -> Line:
@@ -179,9 +222,7 @@ def _line(name: str, rows: Sequence[Mapping[str, Any]], key: str, series: int) -
 def _terms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the names of the loss terms, in the order they first appear."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("train/"))
-    return [
-        key.removeprefix("train/") for key in keys if key not in ("train/loss", "train/acc1", "train/acc5")
-    ]
+    return [key.removeprefix("train/") for key in keys if key not in _NO_TERMS]
 
 
 def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:

@@ -20,7 +20,7 @@ LAYERS = (
     ("run",),
     ("pool",),
     ("study", "predict", "exports", "init", "bench", "costs", "listing"),
-    ("demo",),
+    ("demo", "compare"),
     ("cli",),
     ("worker",),
     ("__init__", "__main__"),

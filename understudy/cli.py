@@ -128,6 +128,19 @@ def bench(
         print(json.dumps(result))
 
 
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs")],
+    out: Annotated[Optional[Path], typer.Option(help="Folder for tables and report")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON")] = False,
+) -> None:
+    """Compare finished runs, paired by seed."""
+    from understudy.compare import compare as compare_runs
+
+    table = compare_runs(runs, output=out, quiet=as_json)
+    if as_json:
+        print(json.dumps(table))
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -194,6 +207,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "export": export,
     "study": study,
+    "compare": compare,
     "report": report,
     "init": init,
     "list": list_,

@@ -187,7 +187,7 @@ def _rows(
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     for (name, seed, task), result in zip(tasks, results, strict=True):
         path = Path(task.config.output).relative_to(folder)
-        runs[name].append(_entry(seed, str(path), result))
+        runs[name].append(entry(seed, str(path), result))
     return [_row(name, base.student.model, method, runs[name]) for name, method in methods.items()]
 
 
@@ -224,12 +224,12 @@ def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics
-    row = _row(TEACHER, own.student.model, "labels", [_entry(base.seed, folder.name, result)])
+    row = _row(TEACHER, own.student.model, "labels", [entry(base.seed, folder.name, result)])
     return {"weights": str(folder / "student.safetensors"), "row": row}
 
 
-def _entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Returns one run of a row; without a score if it diverged."""
+def entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Returns one run of a row of ``study.json``, from its ``result.json``; without a score if it diverged."""
     if result["status"] == "finished" and METRIC not in result["last"]:
         raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
     teacher = result.get("teacher") or {}

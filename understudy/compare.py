@@ -82,6 +82,7 @@ def compare(
         "notes": notes,
     }
     table["verdicts"] = verdicts(arm_lines(table))
+    report = None
     if output is not None:
         with locked(base):
             if (base / "config.yaml").exists():
@@ -93,7 +94,7 @@ def compare(
         show(table)
         for note in notes:
             print(f"note: {note}")
-        if output is not None:
+        if report is not None:
             print(f"report: {report}")
     return table
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ def study(
     plan = config.study or StudyConfig()
     arms = [_arm(entry, config) for entry in plan.methods]
     _check(workers, arms)
-    began, folder, console = time.perf_counter(), Path(config.output), Console(quiet=quiet)
+    folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder):
         try:
             base = _single(config)
@@ -92,11 +91,12 @@ def study(
             "title": title,
             "what": _what(base, plan),
             "metric": METRIC,
-            "seconds": round(time.perf_counter() - began, 1),
             "workers": workers,
             "arms": [teacher["row"] or _given_teacher(base, rows), *rows],
             "config": config.yaml(),
         }
+        spent = [run["seconds"] or 0.0 for row in table["arms"] for run in row["runs"]]
+        table["seconds"] = round(sum(spent), 1)  # of training, however often the study was stopped
         _add_published(table["arms"], base)
         table["verdicts"] = verdicts(arm_lines(table))
         write_json(folder / "study.json", table)

@@ -38,7 +38,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(browser, tmp_path_factory):
     """A study of two methods and two seeds on four classes with hostile names."""
     folder = tmp_path_factory.mktemp("hostile")
     generator = np.random.default_rng(0)

@@ -218,7 +218,7 @@ def _facts(study: Mapping[str, Any], arms: list[Mapping[str, Any]]) -> list[tupl
         ("Arms", str(len(arms))),
         ("Runs", str(sum(len(items(arm, "runs")) for arm in arms))),
         ("Seeds", ", ".join(seeds)),
-        ("Time", duration(number(study, "seconds")) if "seconds" in study else ""),
+        ("Time in training", duration(number(study, "seconds")) if "seconds" in study else ""),
     ]
     return [(name, value) for name, value in facts if value]
 

@@ -43,7 +43,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
     wrong, mistakes = read_mistakes(run.path, class_names(run.result))
     measured = next((name for name in ("test", "val") if number(last, f"{name}/acc1") is not None), "")
     return {
-        "title": string(run.result, "name") or run.path.resolve().name,
+        "title": _title(run),
         "model": string(run.result, "model"),
         "status": string(run.result, "status") or "unfinished",
         "message": string(run.result, "message"),
@@ -64,6 +64,13 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
+
+
+def _title(run: RunFolder) -> str:
+    """Returns the name of a run; one of a study is called by its arm and seed."""
+    path = run.path.resolve()
+    name = string(run.result, "name") or path.name
+    return f"{path.parent.name}, {name}" if name.startswith("seed-") and name == path.name else name
 
 
 def _verb(run: RunFolder) -> str:
@@ -108,7 +115,12 @@ def _results(run: RunFolder, alone: RunFolder | None) -> Table:
         Column("Parameters"),
         Column("Model", numeric=False),
     )
-    return Table("Accuracy on the test set, in percent", columns, tuple(rows))
+    shown = [i for i in range(len(columns)) if i == 0 or any(row[i].text != MISSING for row in rows)]
+    return Table(
+        "Accuracy on the test set, in percent",
+        tuple(columns[i] for i in shown),
+        tuple(tuple(row[i] for i in shown) for row in rows),
+    )
 
 
 def _result_row(

@@ -64,6 +64,15 @@ def test_what_cannot_be_compared_is_one_line(runs, names, message):
         us.compare([runs / name for name in names], quiet=True)
 
 
+def test_neither_a_run_nor_a_study_is_overwritten(runs, tmp_path):
+    pair = [runs / "study" / "kd" / "seed-0", runs / "other"]
+    for folder in (runs / "study", runs / "other"):
+        with pytest.raises(ValueError, match="holds a run or a study"):
+            us.compare(pair, output=folder, quiet=True)
+    for _ in range(2):  # an earlier comparison may be
+        us.compare(pair, output=tmp_path / "again", quiet=True)
+
+
 def test_an_unfinished_run_is_refused(runs, tmp_path):
     (tmp_path / "config.yaml").write_text((runs / "other" / "config.yaml").read_text())
     (tmp_path / "result.json").write_text(json.dumps({"format": 1, "status": "diverged", "last": {}}))

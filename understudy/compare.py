@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,8 +86,7 @@ def compare(
     report = None
     if output is not None:
         with locked(base):
-            if (base / "config.yaml").exists():
-                raise ValueError(f"output must be a new folder, got the run {base}. Choose another")
+            _check_output(base)
             write_json(base / "study.json", table)
             write_tables(base, table)
             report = write_study_report(base, figures=True)
@@ -97,6 +97,16 @@ def compare(
         if report is not None:
             print(f"report: {report}")
     return table
+
+
+def _check_output(base: Path) -> None:
+    """Refuses the folder of a run or of a study; an earlier comparison is replaced."""
+    file = base / "study.json"
+    earlier = file.exists() and "notes" in json.loads(file.read_text(encoding="utf-8"))
+    if (base / "config.yaml").exists() or (file.exists() and not earlier):
+        raise ValueError(
+            f"output must be a new folder, got {base}, which holds a run or a study. Choose another"
+        )
 
 
 def _read(folder: Path) -> tuple[Config, dict[str, Any]]:

@@ -116,6 +116,25 @@ def test_sums_survive_a_checkpoint_within_an_epoch():
     assert second.diagnostics.summary() == whole.diagnostics.summary()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_look_waits_for_nothing_on_a_gpu():
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    student, teacher = (us.create_model(n, num_classes=4, in_channels=1) for n in ("cnn_tiny", "cnn_small"))
+    losses, example = [{"name": "ce"}, {"name": "kd"}], torch.zeros(2, 1, 8, 8, device=device)
+    distiller = us.Distiller(student.to(device), teacher.to(device), losses, example=example)
+    diagnostics = Diagnostics(1, 4, device)
+    images, target = torch.rand(8, 1, 8, 8, device=device), torch.arange(8, device=device) % 4
+    diagnostics.look(distiller(images, target), target)
+    out = distiller(images, target)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        diagnostics.look(out, target)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert diagnostics.summary()["diagnose/feature_norm"] > 0
+
+
 def lines_of(config, **changes):
     run = us.distill(config, quiet=True, **changes)
     return run, [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]

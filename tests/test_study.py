@@ -193,7 +193,8 @@ def test_what_a_worker_refuses_is_one_line(plan, tmp_path):
 def test_published_numbers_come_with_the_table(plan, monkeypatch):
     known = {"kd": (Published(73.33, "A paper, Table 1"),)}
     monkeypatch.setattr(
-        "understudy.study.published",
+        sys.modules["understudy.study"],
+        "published",
         lambda *pair: known if pair == ("digits", "cnn_small", "cnn_tiny") else {},
     )
     plan["study"] = {"methods": ["kd"], "seeds": [0]}

@@ -22,9 +22,11 @@ LAYERS = (
     ("job",),
     ("side_by_side",),
     ("run",),
+    ("pool",),
     ("study", "tables", "predict", "exports", "init", "bench", "doctor", "costs", "listing"),
-    ("demo",),
+    ("demo", "compare"),
     ("cli",),
+    ("worker",),
     ("__init__", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -1,11 +1,22 @@
 """Did it help: one budget, paired seeds, finished runs reused."""
 
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
+import yaml
 
 import understudy as us
 from understudy import run as jobs
+from understudy.files import locked
+from understudy.methods import METHODS
+from understudy.pool import is_held
+from understudy.report.published import Published
+from understudy.study import folder_name
 
 
 @pytest.fixture
@@ -72,6 +83,158 @@ def test_a_study_that_was_stopped_goes_on(plan, monkeypatch):
             us.study(plan, quiet=True)
     study = us.study(plan, quiet=True)
     assert json.loads((study.path / "study.json").read_text())["verdicts"] == study.table["verdicts"]
+
+
+def scores(table):
+    return {arm["name"]: [run["test/acc1"] for run in arm["runs"]] for arm in table["arms"]}
+
+
+@pytest.mark.slow
+def test_workers_give_the_table_of_one_process_and_leave_every_file(plan, tmp_path):
+    plan["study"]["seeds"] = [0]
+    alone = us.study(plan, quiet=True).table
+    together = us.study(plan | {"output": str(tmp_path / "two")}, workers=2, quiet=True)
+    assert scores(together.table) == scores(alone)
+    assert together.table["verdicts"] == alone["verdicts"]
+    files = {file.name for file in together.path.iterdir()}
+    assert {"study.json", "table.csv", "runs.csv", "table.md", "table.tex", "report.html", "figures"} <= files
+    costs = [run["peak_memory_mib"] for arm in together.table["arms"] for run in arm["runs"]]
+    assert all(cost > 50 for cost in costs)  # torch alone takes more
+
+
+COMMAND = (
+    "import sys; from understudy.cli import main; "
+    "sys.argv = ['understudy', 'study', sys.argv[1], '--workers', '2', '-q']; main()"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_killed_study_goes_on_and_gives_the_same_table(plan, tmp_path, how):
+    """Killed while workers train: they end with a checkpoint, and the second start takes nothing twice."""
+    plan["train"] |= {"epochs": 30, "checkpoint_minutes": 0.001}
+    plan["study"]["seeds"] = [0]
+    whole = us.study(plan | {"output": str(tmp_path / "whole")}, quiet=True).table
+    config = tmp_path / "study.yaml"
+    config.write_text(yaml.safe_dump(plan))
+    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(config)], stdin=subprocess.DEVNULL)
+    folder = tmp_path / "study"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/seed-0/metrics.jsonl")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    status = process.wait(60)
+    assert status == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert not (folder / "study.json").exists()
+    resumed = us.study(plan, workers=2, quiet=True).table
+    assert scores(resumed) == scores(whole)
+    assert resumed["verdicts"] == whole["verdicts"]
+    assert not any(is_held(path) for path in folder.glob("*/seed-0"))
+
+
+def test_a_run_that_another_process_holds_is_waited_for(plan, tmp_path):
+    plan["study"] = {"methods": ["kd"], "seeds": [0]}
+    folder = tmp_path / "study" / "kd" / "seed-0"
+    folder.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); "
+         "print('held', flush=True); sys.stdin.read()", str(folder / ".lock")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == b"held\n"
+    assert is_held(folder)
+    timer = threading.Timer(3.0, holder.stdin.close)
+    timer.start()
+    began = time.monotonic()
+    table = us.study(plan, quiet=True).table
+    assert time.monotonic() - began >= 2.5
+    assert len(scores(table)["kd"]) == 1
+    timer.join()
+    holder.wait(10)
+    holder.stdout.close()
+
+
+def test_two_studies_do_not_share_a_folder(plan, tmp_path):
+    with locked(tmp_path / "study"), pytest.raises(ValueError, match="must have one writer"):
+        us.study(plan, quiet=True)
+
+
+def test_a_diverged_run_counts_without_a_score_and_is_not_run_again(plan, monkeypatch):
+    plan["study"] = {
+        "methods": ["kd", {"name": "wild", "losses": [{"name": "ce", "weight": 1e30}, {"name": "kd"}]}],
+        "seeds": [0, 1],
+    }
+    table = us.study(plan, quiet=True).table
+    assert scores(table)["wild"] == [None, None]
+    assert all(value is not None for value in scores(table)["kd"])
+    assert "wild: 2 of 2 runs have no score" in table["verdicts"]
+    assert not any(line.startswith(("wild better", "wild worse", "wild and")) for line in table["verdicts"])
+    monkeypatch.setattr(jobs, "begin", lambda *arguments: pytest.fail("a run was started again"))
+    assert us.study(plan, quiet=True).table["verdicts"] == table["verdicts"]
+
+
+@pytest.mark.slow
+def test_what_a_worker_refuses_is_one_line(plan, tmp_path):
+    plan["study"] = {"methods": ["kd", "dkd"], "seeds": [0]}
+    blocked = tmp_path / "study" / "kd" / "seed-0"
+    blocked.mkdir(parents=True)
+    (blocked / "somebody's file").write_text("")
+    with pytest.raises(
+        ValueError, match=r"kd, seed 0: output must be a new or empty folder, got .*seed-0"
+    ) as error:
+        us.study(plan, workers=2, quiet=True)
+    assert "\n" not in str(error.value)
+
+
+def test_published_numbers_come_with_the_table(plan, monkeypatch):
+    known = {"kd": (Published(73.33, "A paper, Table 1"),)}
+    monkeypatch.setattr(
+        sys.modules["understudy.study"],
+        "published",
+        lambda *pair: known if pair == ("digits", "cnn_small", "cnn_tiny") else {},
+    )
+    plan["study"] = {"methods": ["kd"], "seeds": [0]}
+    study = us.study(plan, quiet=True)
+    assert study.table["arms"][2]["published"] == [{"value": 73.33, "source": "A paper, Table 1"}]
+    assert "kd: 73.33 in A paper, Table 1" in (study.path / "report.html").read_text()
+    assert "73.33" in (study.path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["../../out", "a/b", "<b>x</b>", "🐈 قط", "..", "x" * 300])
+def test_a_hostile_arm_stays_in_the_folder(plan, tmp_path, name):
+    assert "/" not in folder_name(name)
+    assert 0 < len(folder_name(name)) < 80
+    assert (tmp_path / folder_name(name)).resolve().parent == tmp_path.resolve()
+
+
+def test_arms_of_different_names_have_different_folders():
+    names = ["a b", "a  b", "a/b", "a-b", "a b ", "🐈", "🐕", "x" * 300, "x" * 301]
+    folders = [folder_name(name) for name in names]
+    assert len(set(folders)) == len(names) - 1  # "a b" and "a-b" are alike, and refused together
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["kd", "kd"], "names of their own, got 'kd'"),
+        ([{"name": "student alone", "losses": [{"name": "ce"}]}], "names of their own, got 'student alone'"),
+        ([{"name": "table.csv", "losses": [{"name": "ce"}]}], "names of their own, got 'table.csv'"),
+    ],
+)
+def test_names_that_are_taken_are_refused(plan, methods, message):
+    with pytest.raises(ValueError, match=message):
+        us.study(plan | {"study": {"methods": methods}}, quiet=True)
+
+
+def test_methods_of_the_calling_script_need_one_process(plan, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "Own", METHODS["kd"], raising=False)
+    plan["study"] = {"methods": [{"name": "own", "losses": [{"name": "__main__:Own"}]}], "seeds": [0]}
+    with pytest.raises(ValueError, match=r"able to import every method, got '__main__:Own'"):
+        us.study(plan, workers=2, quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import tempfile
 import threading
 import time
@@ -23,6 +21,7 @@ from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import Ranks
 from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import Job, fit
+from understudy.engine.memory import peak_bytes
 from understudy.guidance import attach_answers, settle_precision, without_auto_tables
 from understudy.teacher.assemble import can_answer_ahead
 from understudy.teacher.auto import expected_hits
@@ -82,7 +81,7 @@ def bench(
             "parts_ms": parts,
             "images_per_second": 1000 * job.train.batch_size / step_ms,
             "steps": steps,
-            "peak_memory_mib": _peak_memory(device) / 2**20,
+            "peak_memory_mib": peak_bytes(device) / 2**20,
             "teacher_share": share,
             "table": _table(job, step_ms, share),
             "setting": _setting(built.config),
@@ -276,14 +275,6 @@ def _setting(config: Config) -> dict[str, Any]:
         "device": config.train.device,
         "threads": config.train.threads,
     }
-
-
-def _peak_memory(device: torch.device) -> float:
-    """Returns bytes: of tensors on the GPU, or of this process since its start."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, Linux in KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _clock(device: torch.device) -> float:

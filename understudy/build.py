@@ -25,6 +25,7 @@ from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
+from understudy.engine.trackers import check_trackers
 from understudy.metrics import correct
 from understudy.models import create_model
 from understudy.worlds import read_teacher
@@ -185,6 +186,7 @@ def build_job(
 ) -> Job:
     """Returns what the loop needs to train ``built`` into ``folder``."""
     config, data, train = built.config, built.data, built.config.train
+    check_trackers(train.trackers)
     ranks = built.distiller.ranks
     if ranks.several and train.batch_size < LEAST * ranks.world:
         raise ValueError(

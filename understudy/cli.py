@@ -71,11 +71,16 @@ def evaluate(
     run.evaluate(source, **_parsed(overrides))
 
 
-def study(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def study(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own")] = 1,
+    quiet: Quiet = False,
+) -> None:
     """Did it help? Teacher, student alone and methods over seeds, with a plain verdict."""
     from understudy.study import study as run_study
 
-    run_study(config, quiet=quiet, **_parsed(overrides))
+    run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
 
 
 def demo(
@@ -162,6 +167,19 @@ def doctor(
         raise typer.Exit(2)
 
 
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs")],
+    out: Annotated[Optional[Path], typer.Option(help="Folder for tables and report")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON")] = False,
+) -> None:
+    """Compare finished runs, paired by seed."""
+    from understudy.compare import compare as compare_runs
+
+    table = compare_runs(runs, output=out, quiet=as_json)
+    if as_json:
+        print(json.dumps(table))
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
     alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
@@ -170,9 +188,9 @@ def report(
     from understudy.report import write_run_report, write_study_report
 
     if (folder / "study.json").exists():
-        print(write_study_report(folder))
+        print(write_study_report(folder, figures=True))
     elif (folder / "result.json").exists():
-        print(write_run_report(folder, alone))
+        print(write_run_report(folder, alone, figures=True))
     else:
         raise ValueError(f"report must be given a finished run or study, got {folder}. Check the path")
 
@@ -230,6 +248,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "export": export,
     "study": study,
+    "compare": compare,
     "report": report,
     "init": init,
     "list": list_,

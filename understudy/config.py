@@ -205,6 +205,10 @@ class TrainConfig(_Strict):
     seeds: list[int] | None = Field(default=None, min_length=1)
     """Train one student for each of these seeds, side by side on one order, one set of views and one teacher's answers
     (``data.seed``): the seeds vary initialisation and dropout."""
+    diagnose_every: int = Field(default=50, ge=0)
+    """Steps between two looks at gradient conflict, feature norm and agreement; 0 for none."""
+    trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+    """Who else is told every epoch's numbers; each a package of its own (extra ``tracking``)."""
     device: str = AUTO
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -20,6 +20,8 @@ from understudy.engine.distributed import Ranks
 from understudy.engine.divergence import DivergedError
 from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import InterruptedRunError, Job
+from understudy.engine.memory import reset_peak
+from understudy.engine.trackers import open_trackers
 from understudy.files import locked, read_json, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.report import write_run_report
@@ -78,6 +80,7 @@ def open_job(
     )
     job = ranks.together(partial(build_job, built, folder, console, device, stop))
     held.callback(built.distiller.close)
+    held.callback(_close_trackers, job)
     if first is None:
         held.callback(job.stream.close)
         built = attach_answers(built, job.stream, folder, ranks, say=console.say)
@@ -137,6 +140,12 @@ _OWN = {".lock", "environment.json"}
 
 def finished(config: Config) -> dict[str, Any] | None:
     """Returns the result of this very job if its output folder holds it, finished."""
+    result = outcome(config)
+    return result if result is not None and result["status"] == "finished" else None
+
+
+def outcome(config: Config) -> dict[str, Any] | None:
+    """Returns the result of this very job if it has ended: finished, or diverged (it would diverge again)."""
     folder = Path(config.output)
     if not (folder / "result.json").exists():
         return None
@@ -146,14 +155,23 @@ def finished(config: Config) -> dict[str, Any] | None:
     if result.get("verb") == "train":  # `train` leaves out the teacher's side
         for key in ("teacher", "teachers", "losses", "gradients"):
             del mine[key], theirs[key]
-    return result if result.get("status") == "finished" and agrees(mine, theirs) else None
+    return result if result.get("status") in ("finished", "diverged") and agrees(mine, theirs) else None
+
+
+def _close_trackers(job: Job) -> None:
+    for tracker in job.trackers:
+        tracker.close()
 
 
 def take_up(verb: str, job: Job, built: Built) -> None:
     """Says what is about to happen, and goes to where the folder stands."""
+    reset_peak(job.device)
     for line in _introduction(verb, job, built):
         job.console.say(line)
     _restore(job, built)
+    if job.ranks.is_first:
+        values = built.config.model_dump(mode="json")
+        job.trackers = open_trackers(job.train.trackers, job.folder, values, job.epoch)
 
 
 def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRunError) -> None:
@@ -168,6 +186,8 @@ def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRu
 def conclude(verb: str, job: Job, built: Built) -> Run:
     """Measures once, and writes what is left behind."""
     result = finish(verb, job, built)
+    for tracker in job.trackers:
+        tracker.log({"epoch": job.epoch, **result["last"]})
     with job.measured():
         student = job.distiller.deployable().eval()
     report = job.ranks.first(partial(write_run_report, job.folder))

@@ -16,11 +16,14 @@ from torch import nn
 from understudy.build import Built, divided_batches
 from understudy.config import Config
 from understudy.engine.checkpoint import load_checkpoint
+from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import Ranks
 from understudy.engine.evaluate import Answers, answers, evaluating
 from understudy.engine.loop import Job
+from understudy.engine.memory import peak_bytes
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
 from understudy.metrics import confusion_matrix, correct, top1_agreement
+from understudy.report.mistakes import write_mistakes
 
 FORMAT = 1
 
@@ -44,15 +47,18 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
         write_weights(job.folder / "student.safetensors", student, built)
     if built.data.test is not None:
         batches = divided_batches(built.data.test, built, job.device)
-        last = answers(student, batches)
+        last, theirs = answers(student, batches), None
         result["last"] |= accuracy("test", last)
         result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
         if job.distiller.guides:
             theirs = answers(job.distiller.guides.predict, batches)
             result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
+            result["teacher"]["class_acc1"] = _by_class(theirs)
         if job.best is not None:
             result["best"] |= accuracy("test", _best_answers(job, batches))
         if job.ranks.is_first:
+            images, theirs_logits = built.data.test.images, None if theirs is None else theirs.logits
+            write_mistakes(job.folder, images, last.target, last.logits, theirs_logits)
             _append_to_last_line(job.folder / "metrics.jsonl", accuracy("test", last))
     result["status"] = "finished"
 
@@ -78,6 +84,8 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
         "name": Path(config.output).name,
         "model": config.student.model,
         "parameters": count_parameters(built.distiller.student),
+        "extra_parameters": _extra_parameters(built.distiller),
+        "peak_memory_mib": round(peak_bytes(job.device) / 2**20, 1),
         "epochs": config.train.epochs,
         "seconds": round(job.seconds, 2),
         "classes": list(built.data.classes),
@@ -92,6 +100,12 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
             "images_forwarded": sum(forwarded.values()) if len(forwarded) == len(guides) else None,
         },
     }
+
+
+def _extra_parameters(distiller: Distiller) -> int:
+    """Returns how many parameters are trained beside the student and thrown away."""
+    kept = set(distiller.deployed_names())
+    return sum(p.numel() for name, p in distiller.named_parameters() if name not in kept and p.requires_grad)
 
 
 def accuracy(name: str, measured: Answers) -> dict[str, float]:
@@ -175,6 +189,15 @@ def environment(config: Config) -> dict[str, Any]:
 def count_parameters(module: nn.Module) -> int:
     """Returns the number of parameters."""
     return sum(p.numel() for p in module.parameters())
+
+
+def _by_class(measured: Answers) -> list[float | None]:
+    """Returns the accuracy of every class in percent, ``None`` for one without an image."""
+    matrix = confusion_matrix(measured.logits, measured.target)
+    return [
+        100 * right / images if images else None
+        for right, images in zip(matrix.diagonal().tolist(), matrix.sum(dim=1).tolist(), strict=True)
+    ]
 
 
 def _best_answers(job: Job, batches: Any) -> Answers:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+import hashlib
+import re
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.table import Table
+from rich.text import Text
 
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
+from understudy.engine.loop import InterruptedRunError
 from understudy.files import locked, write_json
 from understudy.job import finished
 from understudy.methods.presets import preset
-from understudy.metrics import paired_difference, summarise, verdict
+from understudy.pool import Runs, Task
 from understudy.report import write_study_report
-from understudy.run import Source, distill, train
+from understudy.report.published import published
+from understudy.report.summary import ALONE, TEACHER, arm_lines, verdicts
+from understudy.report.text_tables import FILES, shown, write_tables
+from understudy.run import Source, train
 
 METRIC = "test/acc1"
-ALONE = "student alone"
-TEACHER = "teacher"
+"""What is compared: top-1 accuracy in percent on the test images after the last epoch."""
+_WIDE = 140  # columns of a terminal that shows the whole table
+_COSTS = ("model", "parameters", "extra in training", "peak MiB", "published")  # left to the report elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +42,31 @@ class Study:
 
 
 def study(
-    source: Source, *, quiet: bool = False, title: str = "Did distillation help?", **overrides: Any
+    source: Source,
+    *,
+    workers: int = 1,
+    quiet: bool = False,
+    title: str = "Did distillation help?",
+    **overrides: Any,
 ) -> Study:
     """Runs teacher, student alone and every method of ``study.methods`` over ``study.seeds``.
 
     A teacher without weights is trained first, on the same data and budget. Finished runs of the same config are
-    reused, unfinished ones resumed, so a study that was stopped goes on when it is started again.
+    reused, unfinished ones resumed, so a study that was stopped goes on when it is started again. A run that diverged
+    counts, without a score; delete its folder to try it again. The folder gets ``study.json``, ``table.csv``,
+    ``runs.csv``, ``table.md``, ``table.tex`` and ``report.html`` with its figures.
 
     Args:
         source: a config with ``teacher:`` and ``study:``.
+        workers: how many runs at once, each in a process of its own, with an equal share of the cores unless
+            ``train.threads`` is given. Another share of the cores may change results by rounding.
         quiet: print nothing but the table.
         title: headline of the report.
         overrides: dotted keys.
 
     Raises:
         ValueError: the config is wrong, or there are no test images to compare on.
+        InterruptedRunError: asked to stop; every run has left a checkpoint.
     """
     if launched() is not None:
         raise ValueError(
@@ -61,33 +78,133 @@ def study(
         raise ValueError(
             "study must have a teacher, got none. Add teacher: {model: ...}; without weights it is trained first"
         )
-    began, folder, plan = time.perf_counter(), Path(config.output), config.study or StudyConfig()
+    plan = config.study or StudyConfig()
     arms = [_arm(entry, config) for entry in plan.methods]
+    _check(workers, arms)
+    folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder):
-        base = _single(config)
-        teacher = _teacher(base, folder / TEACHER, quiet)
-        base = base.replaced(**{"teacher.weights": teacher["weights"]}) if teacher["weights"] else base
-        alone = [_run("train", base, folder, ALONE, seed, {}, quiet) for seed in plan.seeds]
-        rows = [_row(ALONE, base.student.model, "labels", alone)]
-        for arm in arms:
-            changes = {"losses": arm.losses, "gradients.align": arm.gradients.align}
-            runs = [_run("distill", base, folder, arm.name, seed, changes, quiet) for seed in plan.seeds]
-            method = " + ".join(str(term["name"]) for term in arm.losses)
-            rows.append(_row(arm.name, base.student.model, method, runs))
-        table = {
+        try:
+            base = _single(config)
+            teacher = _teacher(base, folder / TEACHER, quiet)
+            base = base.replaced(**{"teacher.weights": teacher["weights"]}) if teacher["weights"] else base
+            tasks = _tasks(base, folder, arms, plan.seeds)
+            results = Runs([task for _, _, task in tasks], workers, console.say, quiet)()
+        except InterruptedRunError:
+            console.say("stopped; the same command goes on from here")
+            raise
+        rows = _rows(base, folder, arms, tasks, results)
+        table: dict[str, Any] = {
             "format": 1,
             "title": title,
             "what": _what(base, plan),
             "metric": METRIC,
-            "seconds": round(time.perf_counter() - began, 1),
+            "workers": workers,
             "arms": [teacher["row"] or _given_teacher(base, rows), *rows],
-            "verdicts": _verdicts(rows),
             "config": config.yaml(),
         }
+        spent = [run["seconds"] or 0.0 for row in table["arms"] for run in row["runs"]]
+        table["seconds"] = round(sum(spent), 1)  # of training, however often the study was stopped
+        _add_published(table["arms"], base)
+        table["verdicts"] = verdicts(arm_lines(table))
         write_json(folder / "study.json", table)
-        report = write_study_report(folder)
-    _print(table, report)
+        write_tables(folder, table)
+        report = write_study_report(folder, figures=True)
+    show(table)
+    print(f"report: {report}")
     return Study(folder, table)
+
+
+def show(table: dict[str, Any]) -> None:
+    """Prints a study's table and verdicts."""
+    console = RichConsole(highlight=False)
+    heads, rows = shown(arm_lines(table))
+    kept = [i for i, head in enumerate(heads) if console.width >= _WIDE or head not in _COSTS]
+    grid = Table(title=Text(table["title"]), title_justify="left")
+    for i in kept:
+        grid.add_column(
+            Text(heads[i]), justify="left" if heads[i] in ("", "model") else "right", no_wrap=i > 0
+        )
+    for row in rows:
+        grid.add_row(*(Text(row[i]) for i in kept))
+    console.print(grid)
+    for line in table["verdicts"]:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _check(workers: int, arms: list[ArmConfig]) -> None:
+    if workers < 1:
+        raise ValueError(f"workers must be at least 1, got {workers}. 1 runs one after another")
+    taken = {*map(folder_name, (ALONE, TEACHER)), "study.json", "report.html", "figures", *FILES}
+    for arm in arms:
+        if folder_name(arm.name) in taken:
+            raise ValueError(
+                f"study.methods must have names of their own, got {arm.name!r}, which is taken. Give it another name:"
+            )
+        taken.add(folder_name(arm.name))
+    local = [t["name"] for arm in arms for t in arm.losses if str(t["name"]).startswith("__main__:")]
+    if workers > 1 and local:
+        raise ValueError(
+            f"several workers must be able to import every method, got {local[0]!r}. "
+            "Put the class into a module, or set workers to 1"
+        )
+
+
+def _tasks(
+    base: Config, folder: Path, arms: list[ArmConfig], seeds: list[int]
+) -> list[tuple[str, int, Task]]:
+    """Returns every run as arm, seed and task; one seed of all arms after the other, so that all arms fill up alike."""
+    tasks = []
+    for seed in seeds:
+        for name, verb, changes in [
+            (ALONE, "train", {}),
+            *(
+                (arm.name, "distill", {"losses": arm.losses, "gradients.align": arm.gradients.align})
+                for arm in arms
+            ),
+        ]:
+            output = folder / folder_name(name) / f"seed-{seed}"
+            config = base.replaced(seed=seed, output=str(output), **changes)
+            tasks.append((name, seed, Task(f"{name}, seed {seed}", verb, config)))
+    return tasks
+
+
+def folder_name(arm: str) -> str:
+    """Returns the folder of an arm: its name, as far as any file system takes it.
+
+    Example:
+        >>> from understudy.study import folder_name
+        >>> folder_name("student alone"), folder_name("kd++"), folder_name("../x")
+        ('student-alone', 'kd++', '..-x-d6b96a97')
+    """
+    plain = re.sub(r"[^\w.+-]+", "-", arm)
+    if plain == arm.replace(" ", "-") and len(plain) <= 64 and plain.strip("."):
+        return plain
+    return f"{plain[:48]}-{hashlib.sha256(arm.encode()).hexdigest()[:8]}"
+
+
+def _rows(
+    base: Config,
+    folder: Path,
+    arms: list[ArmConfig],
+    tasks: list[tuple[str, int, Task]],
+    results: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Returns the students' rows of the table."""
+    methods = {ALONE: "labels"} | {arm.name: " + ".join(str(t["name"]) for t in arm.losses) for arm in arms}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
+    for (name, seed, task), result in zip(tasks, results, strict=True):
+        path = Path(task.config.output).relative_to(folder)
+        runs[name].append(entry(seed, str(path), result))
+    return [_row(name, base.student.model, method, runs[name]) for name, method in methods.items()]
+
+
+def _add_published(rows: list[dict[str, Any]], config: Config) -> None:
+    """Adds what papers report for this data set and pair."""
+    assert config.teacher is not None
+    known = published(config.data.name, config.teacher.model, config.student.model)
+    for row in rows:
+        if row["name"] in known:
+            row["published"] = [asdict(entry) for entry in known[row["name"]]]
 
 
 def _arm(entry: str | ArmConfig, base: Config) -> ArmConfig:
@@ -115,38 +232,33 @@ def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics
-    row = _row(TEACHER, own.student.model, "labels", [_entry(base.seed, folder.name, result)])
+    row = _row(TEACHER, own.student.model, "labels", [entry(base.seed, folder.name, result)])
     return {"weights": str(folder / "student.safetensors"), "row": row}
 
 
-def _run(
-    verb: str, base: Config, folder: Path, name: str, seed: int, changes: dict[str, Any], quiet: bool
-) -> dict[str, Any]:
-    """Returns the result of one arm and seed, from its folder if it is finished there."""
-    path = folder / name.replace(" ", "-") / f"seed-{seed}"
-    config = base.replaced(seed=seed, output=str(path), **changes)
-    Console(quiet=quiet).say(f"— {name}, seed {seed}")
-    result = finished(config) or (train if verb == "train" else distill)(config, quiet=quiet).metrics
-    return _entry(seed, str(path.relative_to(folder)), result)
-
-
-def _entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
-    if METRIC not in result["last"]:
+def entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
+    """Returns one run of a row of ``study.json``, from its ``result.json``; without a score if it diverged."""
+    if result["status"] == "finished" and METRIC not in result["last"]:
         raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
+    teacher = result.get("teacher") or {}
     return {
         "seed": seed,
         "path": path,
-        METRIC: result["last"][METRIC],
+        "status": result["status"],
+        METRIC: result["last"].get(METRIC),
         "seconds": result["seconds"],
+        "peak_memory_mib": result.get("peak_memory_mib"),
         "parameters": result["parameters"],
-        "teacher": result.get("teacher"),
+        "extra_parameters": result.get("extra_parameters"),
+        "agreement": teacher.get("agreement"),
+        "teacher": {key: teacher[key] for key in (METRIC, "parameters") if key in teacher},
     }
 
 
 def _given_teacher(base: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns the row of a teacher that came with weights: the distilled runs have measured it."""
     assert base.teacher is not None
-    measured = next((run["teacher"] for row in rows for run in row["runs"] if run["teacher"]), None)
+    measured = next((run["teacher"] for row in rows for run in row["runs"] if METRIC in run["teacher"]), None)
     runs = [] if measured is None else [{"seed": 0, METRIC: measured[METRIC], "seconds": None}]
     parameters = None if measured is None else measured["parameters"]
     return {
@@ -162,16 +274,6 @@ def _row(name: str, model: str, method: str, runs: list[dict[str, Any]]) -> dict
     return {"name": name, "model": model, "parameters": runs[0]["parameters"], "method": method, "runs": runs}
 
 
-def _verdicts(rows: list[dict[str, Any]]) -> list[str]:
-    """Compares every method with the student alone, and every method but KD with KD."""
-    values = {row["name"]: [run[METRIC] for run in row["runs"]] for row in rows}
-    methods = [name for name in values if name != ALONE]
-    pairs = [(name, ALONE) for name in methods] + [
-        (name, "kd") for name in methods if name != "kd" and "kd" in values
-    ]
-    return [verdict(a, b, paired_difference(values[a], values[b])) for a, b in pairs]
-
-
 def _what(config: Config, plan: StudyConfig) -> str:
     data, assumed = config.data, config.train
     limit = f"{data.limit} training images" if data.limit else "all training images"
@@ -182,31 +284,3 @@ def _what(config: Config, plan: StudyConfig) -> str:
         "views (data.seed), so the seeds vary initialisation and dropout. The number is top-1 accuracy on the test "
         "images after the last epoch; nothing was chosen on them."
     )
-
-
-def _print(table: dict[str, Any], report: Path) -> None:
-    grid = Table(title=table["title"], title_justify="left")
-    for column, side in (
-        ("", "left"),
-        ("model", "left"),
-        ("parameters", "right"),
-        ("test top-1", "right"),
-        ("seconds", "right"),
-    ):
-        grid.add_column(column, justify=side)  # pyright: ignore[reportArgumentType]
-    for row in table["arms"]:
-        values = [run[METRIC] for run in row["runs"]]
-        if not values:
-            continue
-        line = summarise(values)
-        spread = f" ± {line.std:.2f}" if line.std is not None else ""
-        seconds = [run["seconds"] for run in row["runs"] if run["seconds"] is not None]
-        time_spent = f"{sum(seconds) / len(seconds):.1f}" if seconds else "–"
-        grid.add_row(
-            row["name"], row["model"], f"{row['parameters']:,}", f"{line.mean:.2f}{spread}", time_spent
-        )
-    console = RichConsole(highlight=False, soft_wrap=True)
-    console.print(grid)
-    for line in table["verdicts"]:
-        console.print(line, markup=False)
-    console.print(f"report: {report}", markup=False)

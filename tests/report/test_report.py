@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import understudy.report
 from understudy.report import write_run_report, write_study_report
 from understudy.report.figures import NUM_COLOURS
+from understudy.report.mistakes import write_mistakes
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = (
@@ -478,33 +484,34 @@ def test_a_file_that_is_not_what_it_should_be_is_named(run, file, text, message)
 def test_study_page_opens_with_the_verdict(study):
     words = Page(read(write_study_report(study))).words()
     verdict = words.index("dhkd is better than student alone by 1.00 points.")
-    assert verdict < words.index("cannot be told apart") < words.index("Test top-1 accuracy, %, over seeds")
+    assert verdict < words.index("cannot be told apart") < words.index("Test top-1 accuracy, %; differences")
 
 
 def test_study_page_says_mean_spread_and_the_difference_seed_by_seed(study):
     words = Page(read(write_study_report(study))).words()
-    # student alone: 96.5, 96.9, 97.3; dhkd: 97.5, 97.9, 98.3; kd: 97.0, 97.2, 97.4
-    assert "student alone 96.90 ± 0.40 – 3 172,330" in words
-    assert "dhkd 97.90 ± 0.40 +1.00 ± 0.00 3" in words
-    assert "kd 97.20 ± 0.20 +0.30 ± 0.20 3" in words
+    # student alone: 96.5, 96.9, 97.3; dhkd: 97.5, 97.9, 98.3; kd: 97.0, 97.2, 97.4; 4.3027 = t(2), 97.5 %
+    half = 4.302653 * 0.2 / 3**0.5
+    assert "student alone 96.90 ± 0.40 – – – 3" in words
+    assert f"kd 97.20 ± 0.20 +0.30 ± {half:.2f} 3 of 3 – 3" in words
+    assert f"dhkd 97.90 ± 0.40 +1.00 ± 0.00 3 of 3 +0.70 ± {half:.2f} 3" in words
 
 
 def test_study_page_draws_every_seed_and_both_learning_curves(study):
     html = read(write_study_report(study))
     assert len(re.findall(r'id="dots-dot-\d-\d"', html)) == 12
     assert "dhkd, seed 2: 98.30" in html
-    assert html.count('role="img"') == 3
+    assert html.count('role="img"') == 4
 
 
 def test_study_page_does_without_the_run_folders(tmp_path):
     html = read(write_study_report(write_study(tmp_path / "study", with_runs=False)))
-    assert html.count('role="img"') == 1
+    assert html.count('role="img"') == 2  # differences and seeds need no run folder
     assert "97.90 ± 0.40" in html
 
 
 def test_one_seed_has_no_spread(tmp_path):
     words = Page(read(write_study_report(write_study(tmp_path / "study", seeds=1)))).words()
-    assert "dhkd 97.50 +1.00 1 " in words
+    assert "dhkd 97.50 +1.00 1 of 1 +0.50 1 " in words
 
 
 def test_runs_without_a_score_are_counted_and_left_out_of_the_mean(study):
@@ -514,7 +521,7 @@ def test_runs_without_a_score_are_counted_and_left_out_of_the_mean(study):
     (study / "study.json").write_text(json.dumps(content))
     words = Page(read(write_study_report(study))).words()
     assert "2 runs without a score." in words
-    assert "dhkd 98.30 +1.00 1 of 3" in words
+    assert "dhkd 98.30 +1.40 of means – +1.10 of means 1 of 3" in words
 
 
 @pytest.mark.parametrize(
@@ -573,7 +580,95 @@ def test_text_and_lines_have_the_contrast_that_wcag_asks_for(theme):
         assert contrast(colour["ink"], mixed) >= 4.5
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_figures_are_saved_beside_the_page_with_their_names(tmp_path, name):
+    study = write_study(tmp_path / "study", names=("teacher", "student alone", name))
+    write_study_report(study, figures=True)
+    files = sorted(file.name for file in (study / "figures").iterdir())
+    pictures = ("dots", "gaps", "train-acc1", "val-acc1")
+    assert files == sorted(f"{picture}.{kind}" for picture in pictures for kind in ("png", "svg"))
+    for picture in pictures:
+        with Image.open(study / "figures" / f"{picture}.png") as image:
+            assert image.width > 800
+            assert len(image.convert("L").getcolors(256)) > 10  # something is drawn
+        texts = ElementTree.parse(study / "figures" / f"{picture}.svg").getroot().itertext()
+        assert name in "".join(texts)
+
+
+def test_the_values_of_the_curves_are_there_for_the_pointer(run):
+    page = Page(read(write_run_report(run)))
+    charts = [json.loads(attrs["data-chart"]) for _, attrs in page.tags if "data-chart" in attrs]
+    accuracy = charts[1]
+    held_out = next(line for line in accuracy["lines"] if line["name"] == "held out")
+    assert [epoch for epoch, _ in held_out["points"]] == [2, 4, 6, 8, 10, 12]
+    assert held_out["points"][-1][1] == pytest.approx(96 * (1 - np.exp(-4)), rel=1e-5)
+    assert 0 < accuracy["left"] < accuracy["right"] < 4.6 * 72
+
+
+def test_diagnostics_have_curves_and_are_no_loss_terms(run):
+    rows = [json.loads(line) for line in read(run / "metrics.jsonl").splitlines()]
+    for row in rows:
+        row |= {
+            "train/lambda": 0.2,
+            "train/conflict": 40.0,
+            "diagnose/feature_norm": 3.0,
+            "diagnose/top_class": 96.0,
+        }
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(read(write_run_report(run)))
+    charts = [json.loads(attrs["data-chart"]) for _, attrs in page.tags if "data-chart" in attrs]
+    assert [line["name"] for line in charts[0]["lines"]] == ["total", "ce", "dhkd"]
+    assert len(charts) == 7
+
+
+def test_mistakes_are_shown_with_both_opinions(run):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.tensor([0, 1, 2, 3])
+    student = torch.zeros(4, 10)
+    student[:, 5] = torch.tensor([1.0, 3.0, 2.0, 0.0])
+    student[3, 3] = 9.0  # the only one that is right
+    teacher = torch.nn.functional.one_hot(target, 10) * 50.0
+    images = torch.randint(256, (4, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    write_mistakes(run, images, target, student, teacher)
+    page = Page(read(write_run_report(run)))
+    shown = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert [attrs["alt"] for attrs in shown] == [
+        f"Test image {i}, which is digit {i}"
+        for i in (1, 2, 0)  # the surest first
+    ]
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["src"].partition(",")[2])))
+    assert np.array_equal(np.asarray(picture), images[1, 0].numpy())
+    share = 100 * np.exp(3) / (np.exp(3) + 9)
+    assert f"image 1 is digit 1 student digit 5 {share:.0f} %" in page.words()
+    assert "teacher digit 1 100 % (right)" in page.words()
+    assert "3 test images were misclassified" in page.words()
+
+
+def test_a_kind_of_mistake_is_shown_three_times_at_most(run):
+    logits = torch.nn.functional.one_hot(torch.full((40,), 1), 10) * 5.0
+    images = torch.zeros(40, 3, 300, 200, dtype=torch.uint8)
+    write_mistakes(run, images, torch.arange(40) % 2 * 2, logits, None)
+    page = Page(read(write_run_report(run)))
+    shown = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert len(shown) == 6
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["src"].partition(",")[2])))
+    assert picture.size == (85, 128)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_classes_in_mistakes_are_text(run, name):
+    change(run / "result.json", classes=[name] * 10)
+    write_mistakes(
+        run, torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([1]), torch.eye(10)[:1], None
+    )
+    page = Page(read(write_run_report(run)))
+    assert page.count("script") == 1
+    assert any(
+        attrs.get("alt") == f"Test image 0, which is {name}" for tag, attrs in page.tags if tag == "img"
+    )
+
+
 def test_every_file_beside_the_code_is_of_a_kind_that_is_packaged():
     files = Path(understudy.report.__file__).parent.iterdir()
     beside = {file.suffix for file in files if file.is_file() and file.suffix != ".py"}
-    assert beside == {".html", ".css", ".js"}
+    assert beside == {".html", ".css", ".js", ".yaml"}

@@ -35,7 +35,9 @@ class StepOutput:
     guide_loss: Tensor | None
     """L_2: everything else."""
     feature: Tensor | None = None
-    """The student's penultimate feature, where ``align="feature"`` needs it."""
+    """The student's penultimate feature, where it has one."""
+    teacher_logits: Tensor | None = None
+    """``(B, C)`` of the teacher, where there is one alone and a term reads them."""
 
 
 @dataclass(slots=True)

@@ -111,7 +111,7 @@ class Distiller(nn.Module):
         self._shared = False
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
-        self._taps = Taps(network, tuple(sorted(roles | ({"feature"} if align == "feature" else set()))))
+        self._taps = Taps(network, tuple(sorted(roles | ({"feature"} & network.shapes.keys()))))
         self.guides = Guides(guides, self.terms, precision, example)
         self._run_student: Callable[[Tensor], Tensor] = self.student.__call__
         self._backward = Backward(dict(self._trainable()), align, self.ranks)
@@ -196,9 +196,12 @@ class Distiller(nn.Module):
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
-        feature = student.get("feature") if self.align == "feature" else None
         logits = logits[share.rows] if share.repeated else logits
-        return StepOutput(loss, losses, logits, share, _total(label), _total(guide), feature)
+        theirs = next(iter(guided.values())).get("logits") if len(guided) == 1 else None
+        theirs = theirs[share.rows] if share.repeated and theirs is not None else theirs
+        return StepOutput(
+            loss, losses, logits, share, _total(label), _total(guide), student.get("feature"), theirs
+        )
 
     def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Fills ``.grad``, merged as ``align`` says.

@@ -18,6 +18,7 @@ from understudy.config import TrainConfig
 from understudy.data.counter import step_seed
 from understudy.engine.checkpoint import load_checkpoint, save_checkpoint
 from understudy.engine.console import Console
+from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
 from understudy.engine.divergence import CHECK_EVERY, Finding, SetbackError, Watch, hint
@@ -25,6 +26,7 @@ from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
 from understudy.engine.stream import Stream
+from understudy.engine.trackers import Tracker
 from understudy.files import append_line, json_line, read_json_lines, write_atomic, write_text
 from understudy.interface import Batch, Outputs
 
@@ -58,6 +60,8 @@ class Job:
     """Sums of a part of an epoch, out of a checkpoint."""
     seconds: float = 0.0
     """Time trained so far."""
+    trackers: list[Tracker] = field(default_factory=list)
+    """Who else is told every epoch's line."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
@@ -187,7 +191,9 @@ def steps(job: Job) -> Iterator[None]:
 def _epoch(job: Job) -> Iterator[None]:
     """Trains the rest of the present epoch, measures it and writes down what came of it."""
     active = {t.label: w for t in job.distiller.terms if (w := t.weight.at(job.epoch)) != 0.0}
-    meters = Meters(list(active), job.device, job.distiller.setup.num_classes)
+    classes = job.distiller.setup.num_classes
+    looks = Diagnostics(job.train.diagnose_every, classes, job.device)
+    meters = Meters(list(active), job.device, classes, looks)
     if job.meters is not None:
         meters.load_state_dict(job.meters)
     job.watch.start_epoch(active)
@@ -211,6 +217,8 @@ def _epoch(job: Job) -> Iterator[None]:
     line["images_per_second"] = round(images / max(trained, 1e-9), 1)
     if job.ranks.is_first:
         append_line(job.folder / "metrics.jsonl", json_line(line))
+        for tracker in job.trackers:
+            tracker.log(line)
     job.save()
     job.keep_good()
     job.console.say(_epoch_line(line, job.train.epochs))
@@ -284,6 +292,8 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
             counts=counts,
             answers=known,
         )
+        if i == 0 and meters.diagnostics.due(job.step, job.steps):
+            meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
         meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))

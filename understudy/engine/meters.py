@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distributed import Ranks
 
 COLLAPSED = 0.99
@@ -27,9 +28,16 @@ class Meters:
         labels: the terms that are active in this epoch, in order.
         device: where the sums live.
         num_classes: C.
+        diagnostics: what is looked at now and then besides; its sums are kept with these.
     """
 
-    def __init__(self, labels: Sequence[str], device: torch.device, num_classes: int) -> None:
+    def __init__(
+        self,
+        labels: Sequence[str],
+        device: torch.device,
+        num_classes: int,
+        diagnostics: Diagnostics | None = None,
+    ) -> None:
         self.ranks = Ranks()
         self.labels = ("loss", *labels)
         self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
@@ -38,6 +46,8 @@ class Meters:
             3, dtype=torch.float64, device=device
         )  # sum of lambda, conflicts, merges
         self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.diagnostics = diagnostics or Diagnostics(0, 0, device)
+        self.diagnosed = self.diagnostics.sums
 
     @torch.no_grad()
     def add(
@@ -80,7 +90,7 @@ class Meters:
         """Moves the sums of all processes to the first one; collective. The alignment is the same on all already."""
         if not self.ranks.several:
             return
-        parts = (self.sums, self.counts, self.predicted)
+        parts = (self.sums, self.counts, self.predicted, self.diagnosed)
         message = torch.cat([part.to(torch.float64) for part in parts])  # counts are exact up to 2^53
         self.ranks.total(message)
         if not self.ranks.is_first:
@@ -110,11 +120,11 @@ class Meters:
         strength, conflicts, merges = self.alignment.tolist()
         if merges:
             summary |= {"train/lambda": strength / merges, "train/conflict": 100.0 * conflicts / merges}
-        return summary
+        return summary | self.diagnostics.summary()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the sums, for a checkpoint within an epoch."""
-        names = ("sums", "counts", "alignment", "predicted")
+        names = ("sums", "counts", "alignment", "predicted", "diagnosed")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

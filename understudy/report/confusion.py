@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from understudy.report.tables import Cell, Column, Table, number_cell
+from understudy.report.folder import class_names
+from understudy.report.tables import MISSING, Cell, Column, Table, number_cell, signed
 
 MOST_NAMED = 30
 """Up to this many classes the matrix is a table with names; above, a picture without."""
@@ -45,11 +46,12 @@ class Confusion:
     per_class: Table
 
 
-def read_confusion(result: Mapping[str, Any]) -> Confusion | None:
+def read_confusion(result: Mapping[str, Any], alone: Mapping[str, Any] | None = None) -> Confusion | None:
     """Returns what to show of ``result["confusion"]``, ``None`` if there is none.
 
     Args:
         result: of ``result.json``: ``confusion`` (rows true, columns predicted) and ``classes``.
+        alone: of the same student trained without a teacher, to stand beside it class by class.
 
     Raises:
         ValueError: the matrix is not square or holds what is no number.
@@ -57,8 +59,7 @@ def read_confusion(result: Mapping[str, Any]) -> Confusion | None:
     if not result.get("confusion"):
         return None
     matrix = _as_matrix(result["confusion"])  # (C, C)
-    given = result.get("classes")
-    known = [str(name) for name in given] if isinstance(given, list) else []
+    known = class_names(result)
     names = tuple(known[c] if c < len(known) else f"class {c}" for c in range(len(matrix)))
     strength = _strength(matrix)
     large = len(names) > MOST_NAMED
@@ -68,8 +69,33 @@ def read_confusion(result: Mapping[str, Any]) -> Confusion | None:
         picture=_picture(strength) if large else "",
         classes_a_pixel=-(-len(names) // MOST_PIXELS),
         pairs=_most_confused(matrix, names),
-        per_class=_per_class(matrix, names),
+        per_class=_per_class(matrix, names, _others(result, alone, len(matrix))),
     )
+
+
+def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
+    """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix."""
+    if not result.get("confusion"):
+        return []
+    matrix = _as_matrix(result["confusion"])
+    images = matrix.sum(axis=1)
+    return [float(100 * matrix[c, c] / images[c]) if images[c] else None for c in range(len(matrix))]
+
+
+def _others(
+    result: Mapping[str, Any], alone: Mapping[str, Any] | None, count: int
+) -> list[tuple[str, list[float | None]]]:
+    """Returns who else was measured on these classes, and how each did."""
+    teacher = result.get("teacher")
+    theirs = teacher.get("class_acc1") if isinstance(teacher, Mapping) else None
+    found = [
+        (
+            "Teacher",
+            [v if isinstance(v, int | float) else None for v in theirs] if isinstance(theirs, list) else [],
+        ),
+        ("Alone", class_accuracy(alone or {})),
+    ]
+    return [(name, values) for name, values in found if len(values) == count]
 
 
 def _as_matrix(confusion: Any) -> NDArray[np.float64]:
@@ -154,15 +180,24 @@ def _most_confused(matrix: NDArray[np.float64], names: Sequence[str]) -> Table |
     return Table("Most confused pairs, with their share of the true class", columns, rows) if rows else None
 
 
-def _per_class(matrix: NDArray[np.float64], names: Sequence[str]) -> Table:
+def _per_class(
+    matrix: NDArray[np.float64], names: Sequence[str], others: Sequence[tuple[str, Sequence[float | None]]]
+) -> Table:
     images = matrix.sum(axis=1)
-    rows = tuple(
-        (
-            Cell(names[c]),
-            number_cell(100 * float(matrix[c, c] / images[c]) if images[c] else None, digits=1),
-            number_cell(float(images[c]), digits=0),
-        )
-        for c in range(len(names))
-    )
-    columns = (Column("Class", numeric=False), Column("Accuracy, %"), Column("Test images"))
-    return Table("Accuracy by class", columns, rows)
+    rows = []
+    for c in range(len(names)):
+        mine = float(100 * matrix[c, c] / images[c]) if images[c] else None
+        cells = [Cell(names[c]), number_cell(mine, digits=1), number_cell(float(images[c]), digits=0)]
+        for _, values in others:
+            cells += [number_cell(values[c], digits=1), _gain(mine, values[c])]
+        rows.append(tuple(cells))
+    columns = [Column("Class", numeric=False), Column("Accuracy, %"), Column("Test images")]
+    for name, _ in others:
+        columns += [Column(f"{name}, %"), Column(f"Minus {name.lower()}")]
+    return Table("Accuracy by class", tuple(columns), tuple(rows))
+
+
+def _gain(mine: float | None, other: float | None) -> Cell:
+    if mine is None or other is None:
+        return Cell(MISSING)
+    return Cell(signed(mine - other, 1), mine - other)

@@ -7,9 +7,14 @@ names stand in the HTML legend, and the dot plot's are put into the finished SVG
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -17,6 +22,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from understudy.files import write_atomic
 
 WIDTH, HEIGHT = 4.6, 3.0
 """Inches, of 72 units each: at full width on a phone and in a third of a wide page, text keeps its size."""
@@ -28,29 +35,46 @@ LARGEST = 1e30
 REFERENCE = -1
 """``series`` of a line to compare with, drawn thin and grey; lower ones differ in dash."""
 
-_INK, _GRID, _REFERENCE = "#010101", "#020202", "#030303"
-_COLOURS = tuple(f"#0a000{i}" for i in range(NUM_COLOURS))
-_VARIABLES = {
-    _INK: "var(--muted)",
-    _GRID: "var(--rule)",
-    _REFERENCE: "var(--muted)",
-    **{colour: f"var(--series-{i})" for i, colour in enumerate(_COLOURS)},
-}
-"""Colours that stand in for the style sheet's variables while Matplotlib draws."""
 
-_STYLE = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-    "svg.hashsalt": "understudy",  # the same page for the same files
-    "font.size": 11,
-    "text.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 1.8,
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """The colours of a figure."""
+
+    ink: str
+    grid: str
+    reference: str
+    series: tuple[str, ...]
+
+
+_STAND_IN = Palette("#010101", "#020202", "#030303", tuple(f"#0a000{i}" for i in range(NUM_COLOURS)))
+"""Colours that stand in for the style sheet's variables while Matplotlib draws for the page."""
+_PRINT = Palette(
+    "#545b66", "#dcdfe4", "#545b66", ("#0b5cad", "#c04a00", "#00735a", "#97398a", "#735a00", "#4a5260")
+)
+"""The style sheet's light colours, for figures as files."""
+_VARIABLES = {
+    _STAND_IN.ink: "var(--muted)",
+    _STAND_IN.grid: "var(--rule)",
+    _STAND_IN.reference: "var(--muted)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(_STAND_IN.series)},
 }
+
+
+def _style(palette: Palette) -> dict[str, Any]:
+    return {
+        "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
+        "svg.hashsalt": "understudy",  # the same page for the same files
+        "font.size": 11,
+        "text.color": palette.ink,
+        "text.parse_math": False,
+        "axes.edgecolor": palette.grid,
+        "axes.labelcolor": palette.ink,
+        "xtick.color": palette.ink,
+        "ytick.color": palette.ink,
+        "grid.color": palette.grid,
+        "grid.linewidth": 0.8,
+        "lines.linewidth": 1.8,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +98,7 @@ class Line:
     @property
     def colour(self) -> str:
         """The style sheet's variable of this line's colour."""
-        return _VARIABLES[_colour(self.series)]
+        return _VARIABLES[_colour(self.series, _STAND_IN)]
 
     @property
     def is_point(self) -> bool:
@@ -92,15 +116,34 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Interval:
+    """One row of an interval plot: a difference, half the width of its interval (if it has one), both in words."""
+
+    name: str
+    series: int
+    mean: float
+    half_width: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A finished figure with its title, its legend and the SVG."""
 
+    key: str
+    """Unique on the page; name of the figure's files."""
     title: str
     svg: Markup
+    draw: Callable[[Palette], Figure]
+    """Draws the figure anew, for a file."""
     legend: tuple[Line, ...] = ()
+    chart: str = ""
+    """JSON of the points and of where the axes lie in the SVG, for values under the pointer; or empty."""
 
 
-def line_figure(key: str, title: str, lines: Iterable[Line], *, logarithmic: bool = False) -> Picture | None:
+def line_figure(
+    key: str, title: str, lines: Iterable[Line], *, logarithmic: bool = False, named: bool = False
+) -> Picture | None:
     """Returns lines over epochs, ``None`` if there is no finite point.
 
     Args:
@@ -109,6 +152,7 @@ def line_figure(key: str, title: str, lines: Iterable[Line], *, logarithmic: boo
         lines: what to draw; those without a finite point are left out.
         logarithmic: draw the vertical axis so (and say so in the title) if all values are positive and span
             more than 1:50.
+        named: give a single line a legend, too.
     """
     shown = tuple(line for line in lines if any(map(_drawable, line.y)))
     if not shown:
@@ -117,14 +161,10 @@ def line_figure(key: str, title: str, lines: Iterable[Line], *, logarithmic: boo
     logarithmic = logarithmic and min(values) > 0 and max(values) > 50 * min(values)
     decades = math.log10(max(values)) - math.log10(min(values)) if logarithmic else 0.0
     title = f"{title} (logarithmic)" if logarithmic else title
-    with style.context(["default", _STYLE]):
-        figure, axes = _axes(HEIGHT, left=0.62, bottom=0.5, top=0.12)
-        for line in shown:
-            _draw_line(axes, line)
-        _scale(axes, decades, [x for line in shown for x in line.x])
-        axes.set_xlabel("epoch")
-        svg = _svg(figure, key, f"{title}, by epoch. " + " ".join(map(_in_words, shown)))
-    return Picture(title, svg, shown)
+    draw = partial(_plot_lines, shown, decades)
+    figure = draw(_STAND_IN)
+    svg = _svg(figure, key, f"{title}, by epoch. " + " ".join(map(_in_words, shown)))
+    return Picture(key, title, svg, draw, shown if named or len(shown) > 1 else (), _chart(figure, shown))
 
 
 def dot_figure(key: str, title: str, rows: Sequence[Row]) -> Picture | None:
@@ -140,24 +180,145 @@ def dot_figure(key: str, title: str, rows: Sequence[Row]) -> Picture | None:
     if not kept:
         return None
     texts, hints, words = {}, {}, []
-    with style.context(["default", _STYLE]):
-        figure, axes = _axes(0.35 + 0.58 * len(kept), left=0.12, bottom=0.3, top=0.05)
-        for i, row in enumerate(kept):
-            mean = sum(value for _, value in row.dots) / len(row.dots)
-            texts[f"name-{i}"] = row.name if len(row.name) <= 36 else row.name[:35] + "…"
-            words.append(f"{row.name}: mean {mean:.2f} of {len(row.dots)}.")
-            hints.update(
-                {f"dot-{i}-{j}": f"{label}: {value:.2f}" for j, (label, value) in enumerate(row.dots)}
+    for i, row in enumerate(kept):
+        texts[f"name-{i}"] = _short(row.name)
+        words.append(f"{row.name}: mean {_mean(row):.2f} of {len(row.dots)}.")
+        hints.update({f"dot-{i}-{j}": f"{label}: {value:.2f}" for j, (label, value) in enumerate(row.dots)})
+    draw = partial(_plot_dots, kept)
+    svg = _svg(draw(_STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
+    return Picture(key, title, svg, draw)
+
+
+def interval_figure(key: str, title: str, rows: Sequence[Interval]) -> Picture | None:
+    """Returns one lane a row with a difference and its interval around a line at 0, ``None`` without a row.
+
+    Args:
+        key: unique on the page; prefix of the identifiers in the SVG.
+        title: what the horizontal axis shows, with the unit.
+        rows: from top to bottom.
+    """
+    kept = [row for row in rows if _drawable(row.mean) and _drawable(row.half_width or 0.0)]
+    if not kept:
+        return None
+    texts = {f"name-{i}": _short(row.name) for i, row in enumerate(kept)}
+    words = [f"{row.name}: {row.text}." for row in kept]
+    hints = {f"dot-{i}-0": f"{row.name}: {row.text}" for i, row in enumerate(kept)}
+    draw = partial(_plot_intervals, kept)
+    svg = _svg(draw(_STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
+    return Picture(key, title, svg, draw)
+
+
+def save(picture: Picture, folder: Path) -> None:
+    """Writes a figure as ``KEY.svg`` and ``KEY.png`` (220 dots an inch), with its title and legend, on white."""
+    with style.context(["default", _style(_PRINT)]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a name may hold a glyph that the font lacks
+        figure = picture.draw(_PRINT)
+        figure.patch.set_visible(True)
+        (axes,) = figure.axes
+        axes.set_title(picture.title, loc="left", color="#1c1f24")
+        if picture.legend:
+            numbers = [str(i) for i in range(len(picture.legend))]
+            legend = axes.legend(
+                axes.lines, numbers, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False
             )
-            _draw_lane(axes, i, row, mean)
-        axes.set_ylim(len(kept) - 0.45, -0.7)
-        axes.yaxis.set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-        axes.margins(x=0.06)
-        axes.grid(axis="x")
-        svg = _svg(figure, key, f"{title}. " + " ".join(words), texts, hints)
-    return Picture(title, svg)
+            for text, line in zip(legend.get_texts(), picture.legend, strict=True):
+                text.set_text(line.name)  # set so, a name may begin with an underscore
+        for kind in ("svg", "png"):
+            file = io.BytesIO()
+            about = {"Date": None} if kind == "svg" else {}
+            figure.savefig(file, format=kind, dpi=220, bbox_inches="tight", metadata=about)
+            content = file.getvalue()
+            write_atomic(folder / f"{picture.key}.{kind}", lambda out, content=content: out.write(content))
+
+
+def _plot_lines(lines: Sequence[Line], decades: float, palette: Palette) -> Figure:
+    with style.context(["default", _style(palette)]):
+        figure, axes = _axes(HEIGHT, left=0.62, bottom=0.5, top=0.12)
+        for line in lines:
+            _draw_line(axes, line, palette)
+        _scale(axes, decades, [x for line in lines for x in line.x])
+        axes.set_xlabel("epoch")
+    return figure
+
+
+def _plot_dots(rows: Sequence[Row], palette: Palette) -> Figure:
+    with style.context(["default", _style(palette)]):
+        figure, axes = _lanes(len(rows))
+        for i, row in enumerate(rows):
+            _draw_lane(axes, i, row, _mean(row), palette)
+    return figure
+
+
+def _plot_intervals(rows: Sequence[Interval], palette: Palette) -> Figure:
+    with style.context(["default", _style(palette)]):
+        figure, axes = _lanes(len(rows))
+        axes.axvline(0.0, color=palette.reference, linewidth=1.2)
+        for i, row in enumerate(rows):
+            colour = _colour(row.series, palette)
+            if row.half_width is not None:
+                ends = [row.mean - row.half_width, row.mean + row.half_width]
+                axes.plot(ends, [i, i], color=colour, linewidth=2.5, solid_capstyle="butt")
+            axes.plot([row.mean], [i], "o", color=colour, markersize=8, markeredgewidth=0, gid=f"dot-{i}-0")
+            _write_lane(axes, i, row.name, row.text, palette)
+    return figure
+
+
+def _lanes(count: int) -> tuple[Figure, Axes]:
+    """Returns an empty plot with one horizontal lane a row."""
+    figure, axes = _axes(0.35 + 0.58 * count, left=0.12, bottom=0.3, top=0.05)
+    axes.set_ylim(count - 0.45, -0.7)
+    axes.yaxis.set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.margins(x=0.06)
+    axes.grid(axis="x")
+    return figure, axes
+
+
+def _write_lane(axes: Axes, position: int, name: str, value: str, palette: Palette) -> None:
+    """Writes the name of a lane on its left and a value on its right; in the page's SVG the name is put in later."""
+    name = "name" if palette is _STAND_IN else _short(name)
+    along = axes.get_yaxis_transform()  # x in shares of the width, y in rows
+    axes.text(0, position - 0.42, name, transform=along, va="center", gid=f"name-{position}")
+    axes.text(1, position - 0.42, value, transform=along, va="center", ha="right")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 36 else name[:35] + "…"
+
+
+def _mean(row: Row) -> float:
+    return sum(value for _, value in row.dots) / len(row.dots)
+
+
+def _chart(figure: Figure, lines: Sequence[Line]) -> str:
+    """Returns what the page's script needs to say the values at an epoch, as JSON."""
+    (axes,) = figure.axes
+    box, (width, height) = axes.get_position(), figure.get_size_inches() * 72  # SVG units are points
+    low, high = axes.get_xlim()
+    return json.dumps(
+        {
+            "left": round(box.x0 * width, 2),
+            "right": round(box.x1 * width, 2),
+            "top": round((1 - box.y1) * height, 2),
+            "bottom": round((1 - box.y0) * height, 2),
+            "low": low,
+            "high": high,
+            "lines": [
+                {
+                    "name": line.name,
+                    "colour": line.colour,
+                    "points": [
+                        [x, float(f"{y:.6g}")]
+                        for x, y in zip(line.x, line.y, strict=True)
+                        if y is not None and _drawable(y)
+                    ],
+                }
+                for line in lines
+            ],
+        },
+        ensure_ascii=False,
+    )
 
 
 def _drawable(value: float | None) -> bool:
@@ -169,8 +330,8 @@ def _gaps(values: Sequence[float | None]) -> list[float]:
     return [value if value is not None and _drawable(value) else math.nan for value in values]
 
 
-def _colour(series: int) -> str:
-    return _COLOURS[series % NUM_COLOURS] if series >= 0 else _REFERENCE
+def _colour(series: int, palette: Palette) -> str:
+    return palette.series[series % NUM_COLOURS] if series >= 0 else palette.reference
 
 
 def _tick(value: float, _position: int | None = None) -> str:
@@ -198,11 +359,13 @@ def _axes(height: float, left: float, bottom: float, top: float) -> tuple[Figure
     return figure, axes
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
+def _draw_line(axes: Axes, line: Line, palette: Palette) -> None:
     y = _gaps(line.y)
     few = sum(map(math.isfinite, y)) <= 15
     pattern = DASHES[line.series % len(DASHES)]
-    (drawn,) = axes.plot(line.x, y, color=_colour(line.series), linewidth=1.8 if line.series >= 0 else 1.2)
+    (drawn,) = axes.plot(
+        line.x, y, color=_colour(line.series, palette), linewidth=1.8 if line.series >= 0 else 1.2
+    )
     if pattern[0] is not None:
         drawn.set_dashes([length for length in pattern if length is not None])
     if line.is_point:
@@ -211,7 +374,12 @@ def _draw_line(axes: Axes, line: Line) -> None:
         drawn.set(marker="o", markersize=4)
     if line.low and line.high:
         axes.fill_between(
-            line.x, _gaps(line.low), _gaps(line.high), color=_colour(line.series), alpha=0.15, linewidth=0
+            line.x,
+            _gaps(line.low),
+            _gaps(line.high),
+            color=_colour(line.series, palette),
+            alpha=0.15,
+            linewidth=0,
         )
 
 
@@ -231,19 +399,19 @@ def _scale(axes: Axes, decades: float, x: Sequence[float]) -> None:
     axes.grid(axis="y")
 
 
-def _draw_lane(axes: Axes, position: int, row: Row, mean: float) -> None:
+def _draw_lane(axes: Axes, position: int, row: Row, mean: float, palette: Palette) -> None:
     """Draws one row of a dot plot; the text and every dot carry identifiers that :func:`_svg` looks for."""
     spread = 0.07  # dots of nearly the same value stay apart
     for j, (_, value) in enumerate(row.dots):
         y = position + spread * (j % 3 - 1) * (len(row.dots) > 1)
         axes.plot(
-            [value], [y], "o", color=_colour(row.series), markersize=7, alpha=0.75, markeredgewidth=0,
+            [value], [y], "o", color=_colour(row.series, palette), markersize=7, alpha=0.75, markeredgewidth=0,
             gid=f"dot-{position}-{j}",
         )  # fmt: skip
-    axes.plot([mean, mean], [position - 0.22, position + 0.22], color=_colour(row.series), linewidth=2.5)
-    along = axes.get_yaxis_transform()  # x in shares of the width, y in rows
-    axes.text(0, position - 0.42, "name", transform=along, va="center", gid=f"name-{position}")
-    axes.text(1, position - 0.42, f"mean {mean:.2f}", transform=along, va="center", ha="right")
+    axes.plot(
+        [mean, mean], [position - 0.22, position + 0.22], color=_colour(row.series, palette), linewidth=2.5
+    )
+    _write_lane(axes, position, row.name, f"mean {mean:.2f}", palette)
 
 
 def _svg(
@@ -266,7 +434,8 @@ def _svg(
         hints: identifier of a mark -> what to say when the pointer rests on it.
     """
     file = io.StringIO()
-    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    with style.context(["default", _style(_STAND_IN)]):
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]

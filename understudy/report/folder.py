@@ -114,6 +114,12 @@ def string(mapping: Mapping[str, Any], key: str) -> str:
     return "" if value is None else str(value)
 
 
+def class_names(result: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the classes that a ``result.json`` gives."""
+    value = result.get("classes")
+    return [str(name) for name in value] if isinstance(value, list) else []
+
+
 def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 

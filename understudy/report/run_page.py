@@ -7,7 +7,8 @@ from typing import Any
 
 from understudy.report.confusion import read_confusion
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
-from understudy.report.folder import RunFolder, number, part, string
+from understudy.report.folder import RunFolder, class_names, number, part, string
+from understudy.report.mistakes import read_mistakes
 from understudy.report.tables import (
     MISSING,
     Cell,
@@ -21,6 +22,7 @@ from understudy.report.tables import (
     number_cell,
 )
 
+_NO_TERMS = {f"train/{name}" for name in ("loss", "acc1", "acc5", "lambda", "conflict", "skipped")}
 MOST_EPOCHS = 300
 """Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
 
@@ -38,9 +40,10 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
     if alone is not None and not alone.result:
         raise ValueError(f"alone must be a run with a result.json, got {alone.path}. Finish that run first")
     last = part(run.result, "last")
+    wrong, mistakes = read_mistakes(run.path, class_names(run.result))
     measured = next((name for name in ("test", "val") if number(last, f"{name}/acc1") is not None), "")
     return {
-        "title": string(run.result, "name") or run.path.resolve().name,
+        "title": _title(run),
         "model": string(run.result, "model"),
         "status": string(run.result, "status") or "unfinished",
         "message": string(run.result, "message"),
@@ -55,10 +58,19 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "facts": _facts(run),
         "figures": _figures(run, alone),
         "epoch_table": _epoch_table(run.metrics),
-        "confusion": read_confusion(run.result),
+        "confusion": read_confusion(run.result, None if alone is None else alone.result),
+        "wrong": wrong,
+        "mistakes": mistakes,
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
+
+
+def _title(run: RunFolder) -> str:
+    """Returns the name of a run; one of a study is called by its arm and seed."""
+    path = run.path.resolve()
+    name = string(run.result, "name") or path.name
+    return f"{path.parent.name}, {name}" if name.startswith("seed-") and name == path.name else name
 
 
 def _verb(run: RunFolder) -> str:
@@ -103,7 +115,12 @@ def _results(run: RunFolder, alone: RunFolder | None) -> Table:
         Column("Parameters"),
         Column("Model", numeric=False),
     )
-    return Table("Accuracy on the test set, in percent", columns, tuple(rows))
+    shown = [i for i in range(len(columns)) if i == 0 or any(row[i].text != MISSING for row in rows)]
+    return Table(
+        "Accuracy on the test set, in percent",
+        tuple(columns[i] for i in shown),
+        tuple(tuple(row[i] for i in shown) for row in rows),
+    )
 
 
 def _result_row(
@@ -188,8 +205,35 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
         line_figure("loss", "Training loss", _loss_lines(rows), logarithmic=True),
         line_figure("accuracy", "Accuracy, %", _accuracy_lines(run, alone)),
         line_figure("rate", "Learning rate", [_line("learning rate", rows, "lr", 0)], logarithmic=True),
+        *_diagnostics(rows),
     )
     return [picture for picture in pictures if picture is not None]
+
+
+def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> list[Picture | None]:
+    """Returns what was looked at during training besides losses and accuracy."""
+    return [
+        line_figure(
+            "conflict",
+            "Steps where label and teacher gradients oppose, %",
+            [
+                _line("over all weights that both reach", rows, "train/conflict", 0),
+                _line("at the feature, sampled", rows, "diagnose/conflict", 1),
+            ],
+        ),
+        line_figure("lambda", "Strength of the alignment, λ", [_line("λ", rows, "train/lambda", 0)]),
+        line_figure(
+            "norm", "Norm of the student's feature", [_line("norm", rows, "diagnose/feature_norm", 0)]
+        ),
+        line_figure(
+            "agreement",
+            "Training images, sampled, %",
+            [
+                _line("same class as the teacher", rows, "diagnose/agreement", 0),
+                _line("in the class predicted most", rows, "diagnose/top_class", 1),
+            ],
+        ),
+    ]
 
 
 def _line(name: str, rows: Sequence[Mapping[str, Any]], key: str, series: int) -> Line:
@@ -202,11 +246,7 @@ def _line(name: str, rows: Sequence[Mapping[str, Any]], key: str, series: int) -
 def _terms(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the names of the loss terms, in the order they first appear."""
     keys = dict.fromkeys(key for row in rows for key in row if key.startswith("train/"))
-    return [
-        key.removeprefix("train/")
-        for key in keys
-        if key not in ("train/loss", "train/acc1", "train/acc5", "train/skipped")
-    ]
+    return [key.removeprefix("train/") for key in keys if key not in _NO_TERMS]
 
 
 def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:

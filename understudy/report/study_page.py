@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from understudy.report.figures import Line, Picture, Row, dot_figure, line_figure
-from understudy.report.folder import RunFolder, StudyFolder, items, number, string
+from understudy.metrics import Difference
+from understudy.report.confusion import class_accuracy
+from understudy.report.figures import (
+    Interval,
+    Line,
+    Picture,
+    Row,
+    dot_figure,
+    interval_figure,
+    line_figure,
+)
+from understudy.report.folder import RunFolder, StudyFolder, class_names, items, number, string
+from understudy.report.mistakes import read_mistakes
+from understudy.report.summary import ALONE, KD, TEACHER, ArmLine, arm_lines, scores_of
 from understudy.report.tables import (
     MISSING,
     Cell,
@@ -20,11 +32,11 @@ from understudy.report.tables import (
     finite,
     mapping_table,
     number_cell,
-    signed,
 )
+from understudy.report.text_tables import interval, published_text, wins
 
-ALONE = "student alone"
-"""Name of the arm that all others are compared with."""
+MOST_IMAGES = 12
+"""So many misclassified images at most."""
 
 
 def study_context(folder: StudyFolder) -> dict[str, Any]:
@@ -32,6 +44,7 @@ def study_context(folder: StudyFolder) -> dict[str, Any]:
     study = folder.study
     metric = string(study, "metric") or "test/acc1"
     arms = items(study, "arms")
+    lines = arm_lines(study)
     verdicts = study.get("verdicts")
     runs = [run for arm in arms for run in items(arm, "runs")]
     scores = [number(run, metric) for run in runs]
@@ -40,7 +53,11 @@ def study_context(folder: StudyFolder) -> dict[str, Any]:
         "what": string(study, "what"),
         "verdicts": [str(verdict) for verdict in verdicts] if isinstance(verdicts, list) else [],
         "metric": metric_title(metric),
-        "results": _results(arms, metric),
+        "results": _results(lines, metric),
+        "sources": _sources(lines),
+        "gaps": interval_figure("gaps", f"Points above {ALONE}, with the 95 % interval", _gap_rows(lines)),
+        "per_class": _per_class(arms, folder),
+        "still": _still_wrong(_best_method(lines), arms, folder),
         "missing": sum(1 for score in scores if not finite(score)),
         "facts": _facts(study, arms),
         "dots": dot_figure("dots", metric_title(metric), _dot_rows(arms, metric)),
@@ -69,61 +86,130 @@ def metric_title(metric: str) -> str:
     return known.get(metric, metric)
 
 
-def _scores(arm: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """Returns seed -> score of the runs that have a finite one."""
-    found = {string(run, "seed"): number(run, metric) for run in items(arm, "runs")}
-    return {seed: score for seed, score in found.items() if score is not None and finite(score)}
-
-
-def _mean_and_spread(values: list[float]) -> Cell:
+def _mean_and_spread(line: ArmLine) -> Cell:
     """Returns mean ± sample standard deviation; the mean alone for a single value."""
-    if not values:
+    if line.summary is None:
         return Cell(MISSING)
-    mean = statistics.fmean(values)
-    spread = f" ± {decimal(statistics.stdev(values))}" if len(values) > 1 else ""
-    return Cell(decimal(mean) + spread, mean)
+    spread = "" if line.summary.std is None else f" ± {decimal(line.summary.std)}"
+    return Cell(decimal(line.summary.mean) + spread, line.summary.mean)
 
 
-def _difference(scores: Mapping[str, float], alone: Mapping[str, float]) -> Cell:
-    """Returns the difference to the student alone: seed by seed where they share seeds, else of the means."""
-    shared = [seed for seed in scores if seed in alone]
-    if shared:
-        gaps = [scores[seed] - alone[seed] for seed in shared]
-        spread = f" ± {decimal(statistics.stdev(gaps))}" if len(gaps) > 1 else ""
-        return Cell(signed(statistics.fmean(gaps)) + spread, statistics.fmean(gaps))
-    if scores and alone:
-        gap = statistics.fmean(scores.values()) - statistics.fmean(alone.values())
-        return Cell(signed(gap), gap, note="of means")
-    return Cell(MISSING)
+def _gap(gap: Difference | None) -> Cell:
+    """Returns a difference with its interval; a note says what it rests on if not on pairs of seeds."""
+    if gap is None:
+        return Cell(MISSING)
+    note = "" if gap.kind == "paired" else "of means"
+    return Cell(interval(gap), gap.mean, note=note)
 
 
-def _results(arms: list[Mapping[str, Any]], metric: str) -> Table:
-    alone: Mapping[str, float] = next((_scores(arm, metric) for arm in arms if arm.get("name") == ALONE), {})
-    rows = []
+def _results(lines: list[ArmLine], metric: str) -> Table:
+    columns: list[tuple[Column, list[Cell]]] = [
+        (Column("Arm", numeric=False), [Cell(line.name) for line in lines]),
+        (Column("Mean ±\u00a0std"), [_mean_and_spread(line) for line in lines]),
+        (Column(f"Minus {ALONE}"), [_gap(line.to_alone) for line in lines]),
+        (Column("Seeds won"), [Cell(wins(line.to_alone) or MISSING, _wins(line.to_alone)) for line in lines]),
+        (Column(f"Minus {KD}"), [_gap(line.to_kd) for line in lines]),
+        (Column("n"), [_count_of(line) for line in lines]),
+        (
+            Column("Published"),
+            [Cell(published_text(line) or MISSING, _first_published(line)) for line in lines],
+        ),
+        (Column("Time a run"), [Cell(duration(line.seconds), line.seconds) for line in lines]),
+        (Column("Peak memory, MiB"), [number_cell(line.memory, digits=0) for line in lines]),
+        (Column("Parameters"), [number_cell(line.parameters, digits=0) for line in lines]),
+        (Column("Extra in training"), [number_cell(line.extra, digits=0) for line in lines]),
+        (Column("Model", numeric=False), [Cell(line.model or MISSING) for line in lines]),
+    ]
+    kept = [(column, cells) for column, cells in columns if any(cell.text != MISSING for cell in cells)]
+    rows = tuple(tuple(cells[i] for _, cells in kept) for i in range(len(lines)))
+    caption = f"{metric_title(metric)}; differences seed by seed with their 95 % interval"
+    return Table(caption, tuple(column for column, _ in kept), rows)
+
+
+def _wins(gap: Difference | None) -> float | None:
+    return None if gap is None else gap.wins
+
+
+def _count_of(line: ArmLine) -> Cell:
+    count = len(line.scores)
+    return Cell(f"{count}" if count == line.planned else f"{count} of {line.planned}", count)
+
+
+def _first_published(line: ArmLine) -> float | None:
+    return line.published[0].value if line.published else None
+
+
+def _sources(lines: list[ArmLine]) -> list[str]:
+    """Returns where the published numbers stand, a sentence an arm."""
+    return [
+        f"{line.name}: " + "; ".join(f"{entry.value:.2f} in {entry.source}" for entry in line.published)
+        for line in lines
+        if line.published
+    ]
+
+
+def _gap_rows(lines: list[ArmLine]) -> list[Interval]:
+    return [
+        Interval(line.name, i, gap.mean, gap.half_width, interval(gap))
+        for i, line in enumerate(lines)
+        if (gap := line.to_alone) is not None
+    ]
+
+
+def _best_method(lines: list[ArmLine]) -> ArmLine | None:
+    """Returns the student with the highest mean, ``None`` if none has a score."""
+    scored = [line for line in lines if line.mean is not None and line.name != TEACHER]
+    return max(scored, key=lambda line: line.mean or 0.0, default=None)
+
+
+def _still_wrong(best: ArmLine | None, arms: list[Mapping[str, Any]], folder: StudyFolder) -> dict[str, Any]:
+    """Returns images that the best arm's first run gets wrong."""
+    runs = [
+        folder.runs[path]
+        for arm in arms
+        if best is not None and string(arm, "name") == best.name
+        for run in items(arm, "runs")
+        if (path := string(run, "path")) in folder.runs
+    ]
+    if not runs:
+        return {"wrong": 0, "mistakes": [], "of": ""}
+    wrong, mistakes = read_mistakes(runs[0].path, class_names(runs[0].result))
+    return {"wrong": wrong, "mistakes": mistakes[:MOST_IMAGES], "of": best.name if best else ""}
+
+
+def _per_class(arms: list[Mapping[str, Any]], folder: StudyFolder) -> Table | None:
+    """Returns the accuracy of every class by arm, mean over the seeds; ``None`` if no run says it."""
+    columns: list[tuple[str, list[float | None]]] = []
+    names: list[str] = []
     for arm in arms:
-        scores = _scores(arm, metric)
-        planned = len(items(arm, "runs"))
-        rows.append(
-            (
-                Cell(string(arm, "name")),
-                _mean_and_spread(list(scores.values())),
-                Cell(MISSING) if arm.get("name") == ALONE else _difference(scores, alone),
-                Cell(
-                    f"{len(scores)}" if len(scores) == planned else f"{len(scores)} of {planned}", len(scores)
-                ),
-                number_cell(number(arm, "parameters"), digits=0),
-                Cell(string(arm, "model") or MISSING),
-            )
+        results = [
+            folder.runs[path].result
+            for run in items(arm, "runs")
+            if (path := string(run, "path")) in folder.runs
+        ]
+        found = [class_accuracy(result) for result in results]
+        if not found or not found[0] or len({len(values) for values in found}) > 1:
+            continue
+        if columns and len(columns[0][1]) != len(found[0]):
+            continue
+        names = names or class_names(results[0])
+        columns.append((string(arm, "name"), [_mean_of(values) for values in zip(*found, strict=True)]))
+    if not columns:
+        return None
+    rows = tuple(
+        (
+            Cell(names[c] if c < len(names) else f"class {c}"),
+            *(number_cell(values[c], digits=1) for _, values in columns),
         )
-    columns = (
-        Column("Arm", numeric=False),
-        Column("Mean ±\u00a0std"),
-        Column("Difference"),
-        Column("n"),
-        Column("Parameters"),
-        Column("Model", numeric=False),
+        for c in range(len(columns[0][1]))
     )
-    return Table(f"{metric_title(metric)}, over seeds; difference to {ALONE}", columns, tuple(rows))
+    heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
+    return Table("Test accuracy by class in percent, mean over the seeds", heads, rows)
+
+
+def _mean_of(values: tuple[float | None, ...]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def _facts(study: Mapping[str, Any], arms: list[Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -132,7 +218,7 @@ def _facts(study: Mapping[str, Any], arms: list[Mapping[str, Any]]) -> list[tupl
         ("Arms", str(len(arms))),
         ("Runs", str(sum(len(items(arm, "runs")) for arm in arms))),
         ("Seeds", ", ".join(seeds)),
-        ("Time", duration(number(study, "seconds")) if "seconds" in study else ""),
+        ("Time in training", duration(number(study, "seconds")) if "seconds" in study else ""),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -142,7 +228,10 @@ def _dot_rows(arms: list[Mapping[str, Any]], metric: str) -> list[Row]:
         Row(
             string(arm, "name"),
             i,
-            [(f"{string(arm, 'name')}, seed {seed}", value) for seed, value in _scores(arm, metric).items()],
+            [
+                (f"{string(arm, 'name')}, seed {seed}", value)
+                for seed, value in scores_of(arm, metric).items()
+            ],
         )
         for i, arm in enumerate(arms)
     ]
@@ -150,7 +239,13 @@ def _dot_rows(arms: list[Mapping[str, Any]], metric: str) -> list[Row]:
 
 def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]:
     pictures = []
-    for key, title in (("val/acc1", "Held-out accuracy, %"), ("train/acc1", "Training accuracy, %")):
+    for key, title in (
+        ("val/acc1", "Held-out accuracy, %"),
+        ("train/acc1", "Training accuracy, %"),
+        ("train/conflict", "Steps where label and teacher gradients oppose, %"),
+        ("diagnose/agreement", "Same class as the teacher, % of training images sampled"),
+        ("diagnose/feature_norm", "Norm of the student's feature"),
+    ):
         lines = []
         for i, arm in enumerate(arms):
             runs = [
@@ -159,7 +254,7 @@ def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]
                 if (name := string(run, "path")) in folder.runs
             ]
             lines.append(_mean_line(string(arm, "name"), runs, key, i))
-        pictures.append(line_figure(key.replace("/", "-"), title, lines))
+        pictures.append(line_figure(key.replace("/", "-"), title, lines, named=True))
     return [picture for picture in pictures if picture is not None]
 
 

@@ -1,0 +1,161 @@
+"""Runs that are there already, side by side: grouped into arms by what they differ in, compared as a study compares."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from understudy.config import Config, differences, load_config
+from understudy.files import locked, write_json
+from understudy.report import write_study_report
+from understudy.report.folder import read_run
+from understudy.report.summary import ALONE, arm_lines, verdicts
+from understudy.report.text_tables import write_tables
+from understudy.study import METRIC, entry, show
+
+_OWN = ("seed", "output", "data.seed", "train.threads", "train.device", "train.trackers", "teacher.weights")
+"""What may differ between the runs of one arm, or between arms, without a word."""
+_METHOD = ("losses", "gradients.align", "teacher", "teachers")
+"""What makes the arms."""
+
+
+def compare(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Compares finished runs: those that differ in their seed alone are one arm; differences are paired by seed.
+
+    Runs of ``train`` are the student alone, with which all others are compared.
+
+    Args:
+        runs: run folders, at least two.
+        output: a folder for ``study.json``, tables and the report, as of a study; by default nothing is written.
+        quiet: print nothing.
+
+    Returns:
+        The content of ``study.json``. ``notes`` names the settings, other than the method, in which the arms differ:
+        then more than the method is compared.
+
+    Raises:
+        ValueError: a folder is no run that was measured on test images, or two runs have one method and one seed.
+    """
+    folders = [Path(run) for run in runs]
+    if len(folders) < 2:
+        raise ValueError(f"compare must be given at least two run folders, got {len(folders)}. Name another")
+    base = Path.cwd() if output is None else Path(output)
+    arms: dict[str, dict[str, Any]] = {}
+    configs = []
+    for folder in folders:
+        config, result = _read(folder)
+        configs.append(config)
+        run = entry(config.seed, os.path.relpath(folder.resolve(), base.resolve()), result)
+        method = _method(config, result)
+        arm = arms.setdefault(
+            method,
+            {
+                "name": "",
+                "model": result["model"],
+                "parameters": result["parameters"],
+                "method": method,
+                "runs": [],
+            },
+        )
+        if config.seed in (other["seed"] for other in arm["runs"]):
+            raise ValueError(
+                f"runs of one method must differ in their seed, got {folder} with seed {config.seed} again. "
+                "Leave one out"
+            )
+        arm["runs"].append(run)
+        arm["name"] = arm["name"] or _name(result, folder)
+    _tell_apart(list(arms.values()))
+    notes = _notes(configs)
+    table: dict[str, Any] = {
+        "format": 1,
+        "title": f"{len(folders)} runs compared",
+        "what": " ".join(["Runs that differ in their seed alone are one arm.", *notes]),
+        "metric": METRIC,
+        "arms": list(arms.values()),
+        "notes": notes,
+    }
+    table["verdicts"] = verdicts(arm_lines(table))
+    report = None
+    if output is not None:
+        with locked(base):
+            _check_output(base)
+            write_json(base / "study.json", table)
+            write_tables(base, table)
+            report = write_study_report(base, figures=True)
+    if not quiet:
+        show(table)
+        for note in notes:
+            print(f"note: {note}")
+        if report is not None:
+            print(f"report: {report}")
+    return table
+
+
+def _check_output(base: Path) -> None:
+    """Refuses the folder of a run or of a study; an earlier comparison is replaced."""
+    file = base / "study.json"
+    earlier = file.exists() and "notes" in json.loads(file.read_text(encoding="utf-8"))
+    if (base / "config.yaml").exists() or (file.exists() and not earlier):
+        raise ValueError(
+            f"output must be a new folder, got {base}, which holds a run or a study. Choose another"
+        )
+
+
+def _read(folder: Path) -> tuple[Config, dict[str, Any]]:
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(
+            f"compare must be given run folders, got {folder} without a config.yaml. Check the path"
+        )
+    result = dict(read_run(folder).result)
+    if result.get("status") != "finished" or METRIC not in result["last"]:
+        raise ValueError(
+            f"compare must be given finished runs with test images, got {folder}. Finish it with: understudy resume"
+        )
+    return load_config(folder / "config.yaml"), result
+
+
+def _method(config: Config, result: dict[str, Any]) -> str:
+    """Returns what a run learned from, in words: runs with the same words are one arm."""
+    if result["verb"] == "train":
+        return f"labels, {config.student.model}"
+    terms = [" ".join(f"{key}={value}" for key, value in term.items()) for term in config.losses]
+    teachers = " and ".join(guide.model for guide in config.guides.values())
+    return f"{' + '.join(terms)}; align {config.gradients.align}; {config.student.model} under {teachers}"
+
+
+def _name(result: dict[str, Any], folder: Path) -> str:
+    """Returns a short name for an arm: a study's runs lie in ``ARM/seed-N``."""
+    if result["verb"] == "train":
+        return ALONE
+    name = folder.resolve()
+    return name.parent.name if name.name.startswith("seed-") else name.name
+
+
+def _tell_apart(arms: list[dict[str, Any]]) -> None:
+    """Numbers the arms that would have the same name."""
+    seen: dict[str, int] = {}
+    for arm in arms:
+        seen[arm["name"]] = seen.get(arm["name"], 0) + 1
+        if seen[arm["name"]] > 1:
+            arm["name"] = f"{arm['name']} ({seen[arm['name']]})"
+
+
+def _notes(configs: list[Config]) -> list[str]:
+    """Returns what the runs differ in besides their methods and seeds, as sentences."""
+    first = configs[0].model_dump(mode="json")
+    found = dict.fromkeys(
+        key
+        for config in configs[1:]
+        for key in differences(first, config.model_dump(mode="json"))
+        + differences(config.model_dump(mode="json"), first)
+        if key not in _OWN and key.partition(".")[0] not in _METHOD and key not in _METHOD
+    )
+    return [f"The runs differ in {', '.join(found)}, not in the method alone."] if found else []

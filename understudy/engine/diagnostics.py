@@ -1,0 +1,99 @@
+"""What is looked at during training at a chosen interval: it costs little, waits for nothing, and changes no number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from understudy.engine.backward import StepOutput
+
+_MEANS = ("feature_norm", "agreement", "conflict", "cosine")
+
+
+class Diagnostics:
+    """Sums over the steps of one epoch that were looked at; they stay on the device until somebody asks.
+
+    Looked at are every so many steps and the last of every epoch. At the feature (the input of the classifier) the
+    gradients of the two sides of the loss cost no pass through the backbone.
+
+    Args:
+        every: steps between two looks; 0 for none.
+        num_classes: of the student.
+        device: where the sums live.
+    """
+
+    def __init__(self, every: int, num_classes: int, device: torch.device) -> None:
+        self.every = every
+        self.num_classes = num_classes
+        self.sums = torch.zeros(2 * len(_MEANS) + num_classes, dtype=torch.float64, device=device)
+        self._means, self._counts, self._predicted = self.sums.split([len(_MEANS), len(_MEANS), num_classes])
+
+    def due(self, step: int, steps: int) -> bool:
+        """Returns whether to look at a step (from 0) of an epoch of so many."""
+        return self.every > 0 and ((step + 1) % self.every == 0 or step + 1 == steps)
+
+    def look(self, out: StepOutput) -> None:
+        """Adds what one step shows, before its backward.
+
+        Args:
+            out: of the distiller's forward; its graph is kept.
+        """
+        cosine = _cosine(out)
+        with torch.no_grad():
+            predicted = out.logits.argmax(dim=1)
+            self._predicted += _histogram(predicted, self.num_classes)
+            if out.feature is not None:
+                self._add("feature_norm", out.feature.detach().float().flatten(1).norm(dim=1).mean())
+            if out.teacher_logits is not None:
+                same = out.teacher_logits.argmax(dim=1) == predicted
+                self._add("agreement", 100.0 * same.to(torch.float64).mean())
+            if cosine is not None:
+                self._add("cosine", cosine)
+                self._add("conflict", 100.0 * (cosine < 0).to(torch.float64))
+
+    def summary(self) -> dict[str, float]:
+        """Returns the epoch's means under their names in ``metrics.jsonl``; reads the device.
+
+        ``diagnose/feature_norm`` is the mean Euclidean norm of the student's feature; ``agreement`` the share of
+        images to which student and teacher give the same class; ``conflict`` the share of steps in which the
+        gradients of labels and teacher oppose at the feature, ``cosine`` the mean cosine between them; ``top_class``
+        the share of images in the class predicted most (shares in percent). What a run does not have is left out.
+        """
+        means, counts = self._means.tolist(), self._counts.tolist()
+        summary = {
+            f"diagnose/{name}": total / count
+            for name, total, count in zip(_MEANS, means, counts, strict=True)
+            if count
+        }
+        seen = float(self._predicted.sum())
+        if seen:
+            summary["diagnose/top_class"] = 100.0 * float(self._predicted.max()) / seen
+        return summary
+
+    def _add(self, name: str, value: Tensor) -> None:
+        place = _MEANS.index(name)
+        self._means[place] += value
+        self._counts[place] += 1
+
+
+def _cosine(out: StepOutput) -> Tensor | None:
+    """Returns the cosine of the two sides' gradients at the feature, 0-d; ``None`` where one side has none there."""
+    feature, sides = out.feature, (out.label_loss, out.guide_loss)
+    if feature is None or not feature.requires_grad:
+        return None
+    gradients = []
+    for side in sides:
+        if side is None or not side.requires_grad:
+            return None
+        (gradient,) = torch.autograd.grad(side, [feature], retain_graph=True, allow_unused=True)
+        if gradient is None:
+            return None
+        gradients.append(gradient.flatten().double())
+    a, b = gradients
+    return (a @ b) / (a.norm() * b.norm()).clamp_min(1e-300)
+
+
+def _histogram(classes: Tensor, count: int) -> Tensor:
+    """Returns how often each class occurs, ``(count,)`` float64; unlike ``bincount`` it does not wait for the GPU."""
+    ones = torch.ones(len(classes), dtype=torch.float64, device=classes.device)
+    return torch.zeros(count, dtype=torch.float64, device=classes.device).scatter_add_(0, classes, ones)

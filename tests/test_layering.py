@@ -18,7 +18,7 @@ LAYERS = (
     ("build",),
     ("result",),
     ("run",),
-    ("study", "predict", "exports", "init", "bench", "costs", "listing"),
+    ("analyses", "study", "predict", "exports", "init", "bench", "costs", "listing"),
     ("demo",),
     ("cli",),
     ("__init__", "__main__"),

@@ -118,6 +118,8 @@ class TrainConfig(_Strict):
     eval_batch_size: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after every epoch, and within one after so many minutes."""
+    keep_checkpoints: int | None = Field(default=None, ge=1)
+    """Keep the measured weights after every so many epochs, for analyses over training."""
     device: str = AUTO
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -35,18 +35,12 @@ def correlation(pair: Pair) -> Finding:
             rows: list[list[Value]] = matrix.tolist()
             sheets[f"{kind}-{name}"] = Sheet(tuple(f"class_{c}" for c in range(len(matrix))), rows)
             y = "class" if kind == "correlation" else "true class"
-            plots.append(
-                Heat(f"{kind}-{name}", f"{title}, {_kind(name)}", matrix.numpy(), "class", y, highest)
-            )
+            plots.append(Heat(f"{kind}-{name}", f"{title}, {name}", matrix.numpy(), "class", y, highest))
     notes = (
         "Numbers are means off the diagonal. correlation is what the papers' captions describe; class_logits is what "
         "the notebook released with DKD draws, and is no correlation.",
     )
     return Finding(numbers, sheets, tuple(plots), notes)
-
-
-def _kind(name: str) -> str:
-    return "student" if name == "student" else "auxiliary head"
 
 
 def _off_diagonal(matrix: Tensor) -> float:

@@ -55,7 +55,7 @@ def fidelity(pair: Pair) -> Finding:
         ),
         (
             "FLOPs: two a multiply-add, of one image, convolutions and matrix products only.",
-            f"Latency: median of {REPEATS} passes on {pair.device}, with {torch.get_num_threads()} threads.",
+            f"Latency: median of {REPEATS} passes on {pair.device}, threads: {torch.get_num_threads()}.",
         ),
     )
 

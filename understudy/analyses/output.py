@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,20 +89,30 @@ def _as_json(sheet: Sheet) -> dict[str, Any]:
 
 
 def _section(name: str, analysis: Analysis, finding: Finding) -> dict[str, Any]:
-    numbers = Table(
-        f"{name}: numbers",
-        (Column("Number", numeric=False), Column("Value")),
-        tuple((Cell(key), _cell(value)) for key, value in finding.numbers.items()),
-    )
     return {
         "name": name,
         "about": analysis.about,
         "source": analysis.source,
-        "numbers": numbers if finding.numbers else None,
+        "facts": [(key, _cell(value).text) for key, value in finding.numbers.items() if "/" not in key],
+        "numbers": _numbers(name, finding.numbers),
         "pictures": [_picture(name, plot) for plot in finding.plots],
         "tables": [_table(name, title, sheet) for title, sheet in finding.sheets.items()],
         "notes": finding.notes,
     }
+
+
+def _numbers(name: str, numbers: Mapping[str, float]) -> Table | None:
+    """Returns the numbers ``WHO/WHAT`` as a table with a column each; ``None`` if there are none."""
+    split = {tuple(key.split("/", 1)): value for key, value in numbers.items() if "/" in key}
+    if not split:
+        return None
+    who, what = (list(dict.fromkeys(key[i] for key in split)) for i in (0, 1))
+    missing = Cell("–")
+    return Table(
+        f"{name}: numbers",
+        (Column("Number", numeric=False), *map(Column, who)),
+        tuple((Cell(w), *(_cell(split[h, w]) if (h, w) in split else missing for h in who)) for w in what),
+    )
 
 
 def _picture(name: str, plot: Any) -> Drawn:
@@ -139,13 +148,3 @@ def summary_lines(findings: Mapping[str, Finding]) -> list[str]:
         for name, finding in findings.items()
         for key, value in finding.numbers.items()
     ]
-
-
-def read_findings(out: Path) -> dict[str, dict[str, Any]]:
-    """Returns what the JSON files of an output folder hold, by analysis; empty where there is none."""
-    found = {}
-    for path in sorted(out.glob("*.json")):
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(value, dict) and "analysis" in value:
-            found[str(value["analysis"])] = value
-    return found

@@ -50,9 +50,9 @@ class Seen:
     student: Tensor
     """``(N, C)`` logits of the deployed model."""
     heads: Mapping[str, Head]
-    """``student`` (of the deployed model), ``teacher``, and the auxiliary head of a dual-head term under its label."""
+    """``student`` (of the deployed model), ``teacher``, and the auxiliary heads by their names."""
     auxiliary: Mapping[str, Tensor]
-    """Label of a dual-head term -> logits of its second head."""
+    """Logits of the second heads of dual-head terms, by their names."""
     teacher: Tensor | None
     own: Tensor
     """``(N, C)`` logits of the student's own head; those of ``student`` unless a term replaces it."""
@@ -207,12 +207,15 @@ class Pair:
         yield self.config.train.epochs
 
     def auxiliary(self) -> dict[str, nn.Module]:
-        """Returns the second heads on the student's feature, by the label of their term."""
-        return {
+        """Returns the second heads on the student's feature: ``auxiliary``, or of several ``auxiliary of LABEL``."""
+        found = {
             term.label: heads["aux"]
             for term in self.distiller.terms
             if isinstance(heads := self.distiller.heads[term.label], nn.ModuleDict) and "aux" in heads
         }
+        if len(found) == 1:
+            return {"auxiliary": next(iter(found.values()))}
+        return {f"auxiliary of {label}": head for label, head in found.items()}
 
     def transplant(self) -> Transplant | None:
         """Returns the teacher's classifier on the student's connected map, where a term has one."""
@@ -237,9 +240,9 @@ class Pair:
         found = {}
         if "feature" in shown:
             found["feature"] = shown["feature"]
-            for label, head in self.auxiliary().items():
-                found[f"aux/{label}"] = head(shown["feature"])
-                found[f"aux_feature/{label}"] = before_last(head)(shown["feature"])
+            for name, head in self.auxiliary().items():
+                found[f"aux/{name}"] = head(shown["feature"])
+                found[f"aux_feature/{name}"] = before_last(head)(shown["feature"])
         if (transplant := self.transplant()) is not None and "stage_last" in shown:
             connected = transplant.connected(shown["stage_last"])
             found["crossed"], found["crossed_feature"] = (
@@ -260,17 +263,17 @@ class Pair:
         feature = found.get("crossed_feature" if replaced else "feature")
         if linear is not None and feature is not None:
             heads["student"] = _head(feature, linear)
-        for label, module in self.auxiliary().items():
+        for name, module in self.auxiliary().items():
             layer = module[-1] if isinstance(module, nn.Sequential) else module
             if isinstance(layer, nn.Linear):
-                heads[label] = _head(found[f"aux_feature/{label}"], layer)
+                heads[name] = _head(found[f"aux_feature/{name}"], layer)
         if self.teacher is not None and "teacher/feature" in found:
             heads["teacher"] = _head(found["teacher/feature"], self.teacher.classifier)
         return Seen(
             target=found["target"],
             student=found["crossed"] if replaced else found["own"],
             heads=heads,
-            auxiliary={label: found[f"aux/{label}"] for label in self.auxiliary() if f"aux/{label}" in found},
+            auxiliary={name: found[f"aux/{name}"] for name in self.auxiliary() if f"aux/{name}" in found},
             teacher=found.get("teacher/logits"),
             own=found["own"],
             crossed=found.get("crossed"),

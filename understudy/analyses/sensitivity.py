@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import statistics
+from contextlib import redirect_stdout
 from typing import Any
 
 from understudy.analyses.contract import Finding, Sheet, Value
@@ -23,7 +25,8 @@ def sensitivity(pair: Pair) -> Finding:
     }
     if sweep.epochs is not None:
         changes["train.epochs"] = sweep.epochs
-    table = study(pair.config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
+    with redirect_stdout(io.StringIO()):  # its table is ours, and its page stands in its folder
+        table = study(pair.config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
     scores = {row["name"]: [run[METRIC] for run in row["runs"]] for row in table["arms"]}
     names = [arm.name for arm in arms]
     means = [statistics.fmean(scores[name]) for name in names]

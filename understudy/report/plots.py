@@ -152,7 +152,7 @@ def inline(plot: Plot, key: str) -> Drawn:
     with style.context(["default", _STYLE]):
         figure, axes = _figure(plot)
         _draw(axes, plot)
-        svg = _svg(figure, key, plot.title)
+        svg = _svg(figure, key, f"{plot.title}. {_in_words(plot)}")
     legend = tuple(
         Entry(name, _VARIABLES.get(colour, colour), dash, point)
         for name, colour, dash, point in _entries(plot)
@@ -168,17 +168,37 @@ def files(plot: Plot, dpi: int = 110) -> tuple[bytes, bytes]:
         dpi: of the PNG.
     """
     with style.context(["default", _STYLE]):
-        figure, axes = _figure(plot, title=True)
+        entries = list(_entries(plot))
+        columns = 4 if max((len(e[0]) for e in entries), default=0) < 14 else 2
+        rows = -(-len(entries) // columns) if len(entries) > 1 else 0
+        figure, axes = _figure(plot, title=True, below=0.1 + 0.2 * rows)
         _draw(axes, plot)
-        _legend(axes, plot)
+        if rows:
+            _legend(axes, plot, entries, columns)
         for artist in figure.findobj(lambda a: hasattr(a, "get_color") or hasattr(a, "get_edgecolor")):
             _recolour(artist)
         figure.patch.set(visible=True, facecolor="white")
         vector, pixels = io.BytesIO(), io.BytesIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(vector, format="svg", metadata=nothing, bbox_inches="tight", dpi=dpi)
-        figure.savefig(pixels, format="png", metadata={"Software": None}, bbox_inches="tight", dpi=dpi)
+        figure.savefig(vector, format="svg", metadata=nothing, dpi=dpi)
+        figure.savefig(pixels, format="png", metadata={"Software": None}, dpi=dpi)
     return vector.getvalue(), pixels.getvalue()
+
+
+def _in_words(plot: Plot) -> str:
+    """Returns what a figure shows, for those who cannot see it; names are escaped where it is used."""
+    if isinstance(plot, Cloud):
+        return f"{len(plot.points)} points of {len(plot.classes)} classes."
+    if isinstance(plot, Heat):
+        return f"Mean {np.nanmean(plot.matrix):.4g}, largest {np.nanmax(plot.matrix):.4g}."
+    lines = [(c.name, c.y) for c in plot.curves] if isinstance(plot, Curves) else list(plot.series)
+    words = []
+    for name, values in lines:
+        drawn = [value for value in values if value is not None and _drawable(value)]
+        if drawn:
+            ends = (drawn[0], drawn[-1]) if isinstance(plot, Curves) else (min(drawn), max(drawn))
+            words.append(f"{name}: from {ends[0]:.4g} to {ends[1]:.4g}.")
+    return " ".join(words)
 
 
 def plain(name: str, instead: str) -> str:
@@ -199,15 +219,22 @@ def class_colour(number: int, count: int) -> str:
     return to_hex(colorsys.hls_to_rgb(number / max(count, 1), lightness, 0.7))
 
 
-def _figure(plot: Plot, title: bool = False) -> tuple[Figure, Axes]:
+def _figure(plot: Plot, title: bool = False, below: float = 0.0) -> tuple[Figure, Axes]:
+    """Returns an empty figure with room ``below`` the axes' names, in inches, and its axes."""
     square = isinstance(plot, Cloud | Heat)
-    height = 3.9 if square else 3.0
+    height = (3.9 if square else 3.0) + below
     figure = Figure(figsize=(WIDTH, height))
     figure.patch.set_visible(False)
-    top = 0.42 if title else 0.12
+    top, bottom = (0.42 if title else 0.12), 0.52 + below
     left, right = (0.62, 0.12) if not isinstance(plot, Heat) else (0.62, 0.9)
+    if isinstance(plot, Bars) and _turned(names := _ticks(plot)):
+        longest = max(map(len, names))
+        bottom += 0.035 * longest
+        left = max(left, 0.06 * longest)
+        height += 0.035 * longest
+        figure.set_figheight(height)
     axes = figure.add_axes(
-        (left / WIDTH, 0.52 / height, 1 - (left + right) / WIDTH, 1 - (0.52 + top) / height)
+        (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height)
     )
     axes.patch.set_visible(False)
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -245,9 +272,9 @@ def _draw_curves(axes: Axes, plot: Curves) -> None:
         axes.minorticks_off()
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     axes.grid(axis="y")
@@ -258,17 +285,34 @@ def _draw_bars(axes: Axes, plot: Bars) -> None:
     for i, (_, values) in enumerate(plot.series):
         places = [c + (i - (len(plot.series) - 1) / 2) * width for c in range(len(plot.categories))]
         axes.bar(places, _gaps(values), width * 0.92, color=_COLOURS[i % len(_COLOURS)])
-    names = [plain(name, str(c)) for c, name in enumerate(plot.categories)]
-    turned = 30 if sum(map(len, names)) > 42 else 0
+    names = _ticks(plot)
+    turned = 30 if _turned(names) else 0
     step = -(-len(names) // 24)
     axes.set_xticks(
         range(0, len(names), step), names[::step], rotation=turned, ha="right" if turned else "center"
     )
     axes.axhline(0, color=_GRID, linewidth=1)
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.yaxis.set_major_formatter(FuncFormatter(_short))
     axes.set_ylabel(plot.y_label)
     axes.grid(axis="y")
+
+
+def _short(value: float, _position: int | None = None) -> str:
+    """Returns a tick's number; thousands and millions by their letter, so that it fits."""
+    for unit, letter in ((1e6, "M"), (1e4, "k")):
+        if abs(value) >= unit:
+            return _tick(value / (1e3 if letter == "k" else 1e6)) + letter
+    return _tick(value)
+
+
+def _ticks(plot: Bars) -> list[str]:
+    return [plain(name, str(c)) for c, name in enumerate(plot.categories)]
+
+
+def _turned(names: Sequence[str]) -> bool:
+    """Returns whether names are too long to stand side by side."""
+    return sum(map(len, names)) > 42
 
 
 def _draw_cloud(axes: Axes, plot: Cloud) -> None:
@@ -291,7 +335,7 @@ def _draw_cloud(axes: Axes, plot: Cloud) -> None:
         axes.plot([0], [0], "+", color=_INK, markersize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
-            axis.set_major_formatter(FuncFormatter(_tick))
+            axis.set_major_formatter(FuncFormatter(_short))
         axes.grid()
     else:
         axes.set(xticks=[], yticks=[])
@@ -310,7 +354,7 @@ def _draw_heat(axes: Axes, plot: Heat) -> None:
     scale = axes.figure.add_axes((box.x1 + 0.03, box.y0, 0.03, box.height))
     axes.figure.colorbar(image, cax=scale)
     scale.tick_params(length=0)
-    scale.yaxis.set_major_formatter(FuncFormatter(_tick))
+    scale.yaxis.set_major_formatter(FuncFormatter(_short))
     for spine in scale.spines.values():
         spine.set_visible(False)
 
@@ -330,10 +374,7 @@ def _entries(plot: Plot) -> Iterator[tuple[str, str, str, bool]]:
             yield name, class_colour(c, len(plot.classes)), "none", True
 
 
-def _legend(axes: Axes, plot: Plot) -> None:
-    entries = list(_entries(plot))
-    if len(entries) < 2:
-        return
+def _legend(axes: Axes, plot: Plot, entries: Sequence[tuple[str, str, str, bool]], columns: int) -> None:
     handles = []
     for i, (name, colour, _, point) in enumerate(entries):
         (handle,) = axes.plot([], [], "D" if point else "-", color=colour, label=plain(name, f"no. {i}"))
@@ -342,9 +383,10 @@ def _legend(axes: Axes, plot: Plot) -> None:
         handles.append(handle)
     axes.legend(
         handles=handles,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=min(len(handles), 4 if max(len(e[0]) for e in entries) < 14 else 2),
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=axes.figure.transFigure,
+        ncols=min(len(handles), columns),
         fontsize=9,
         frameon=False,
         labelcolor=_INK,

@@ -36,7 +36,7 @@ def conflict(pair: Pair) -> Finding:
     plots: list[Plot] = [
         Bars(
             "layers",
-            "Batches on which the gradients disagree, by layer, %",
+            "Batches in conflict, by layer, %",
             "%",
             tuple(layers),
             (("negative dot products", negative),),
@@ -47,7 +47,7 @@ def conflict(pair: Pair) -> Finding:
         curves = tuple(
             Curve(part, list(moments), [m[part]["negative"] for m in moments.values()]) for part in parts
         )
-        plots.append(Curves("training", "Batches on which the gradients disagree, %", "epoch", "%", curves))
+        plots.append(Curves("training", "Batches in conflict over training, %", "epoch", "%", curves))
     plots += _logged(pair)
     notes = (
         f"On {BATCHES} augmented training batches, student in training mode, each side with its weights in the run. "

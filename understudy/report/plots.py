@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import io
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -209,7 +210,8 @@ def plain(name: str, instead: str) -> str:
         >>> plain("cat", "class 0"), plain("$x^2$", "class 1"), plain("🐈", "class 2")
         ('cat', 'class 1', 'class 2')
     """
-    safe = name.isascii() and name.isprintable() and "$" not in name and 0 < len(name.strip()) <= 28
+    latin_or_greek = all(ord(c) < 0x250 or 0x370 <= ord(c) < 0x400 for c in name)
+    safe = latin_or_greek and name.isprintable() and "$" not in name and 0 < len(name.strip()) <= 28
     return name if safe and not name.startswith("_") else instead
 
 
@@ -223,16 +225,17 @@ def _figure(plot: Plot, title: bool = False, below: float = 0.0) -> tuple[Figure
     """Returns an empty figure with room ``below`` the axes' names, in inches, and its axes."""
     square = isinstance(plot, Cloud | Heat)
     height = (3.9 if square else 3.0) + below
-    figure = Figure(figsize=(WIDTH, height))
-    figure.patch.set_visible(False)
-    top, bottom = (0.42 if title else 0.12), 0.52 + below
-    left, right = (0.62, 0.12) if not isinstance(plot, Heat) else (0.62, 0.9)
+    lines = textwrap.wrap(plot.title, 50) if title else []
+    height += 0.2 * max(len(lines) - 1, 0)
+    top, bottom = (0.22 + 0.2 * len(lines) if title else 0.12), 0.52 + below
+    left, right = (0.78, 0.12) if not isinstance(plot, Heat) else (0.62, 0.9)
     if isinstance(plot, Bars) and _turned(names := _ticks(plot)):
         longest = max(map(len, names))
         bottom += 0.035 * longest
         left = max(left, 0.06 * longest)
         height += 0.035 * longest
-        figure.set_figheight(height)
+    figure = Figure(figsize=(WIDTH, height))
+    figure.patch.set_visible(False)
     axes = figure.add_axes(
         (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height)
     )
@@ -241,7 +244,7 @@ def _figure(plot: Plot, title: bool = False, below: float = 0.0) -> tuple[Figure
     axes.tick_params(length=0)
     axes.set_axisbelow(True)
     if title:
-        axes.set_title(plot.title, fontsize=11, color=_INK, loc="left")
+        figure.text(0.02, 1 - 0.1 / height, "\n".join(lines), color=_INK, va="top", parse_math=False)
     return figure, axes
 
 
@@ -312,7 +315,7 @@ def _ticks(plot: Bars) -> list[str]:
 
 def _turned(names: Sequence[str]) -> bool:
     """Returns whether names are too long to stand side by side."""
-    return sum(map(len, names)) > 42
+    return len(names) * max(map(len, names), default=0) > 48
 
 
 def _draw_cloud(axes: Axes, plot: Cloud) -> None:

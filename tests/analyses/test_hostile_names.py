@@ -75,6 +75,20 @@ def test_files_are_drawn_without_a_warning_and_always_alike(plot):
     assert inline(plot, "key").svg.startswith("<svg")
 
 
+def test_the_page_cuts_long_tables_and_leaves_wide_ones_to_their_files(tmp_path):
+    long = Sheet(("row",), [[f"row {i}"] for i in range(500)])
+    wide = Sheet(tuple(f"column {i}" for i in range(100)), [[0.5] * 100])
+    finding = Finding({}, {"long": long, "wide": wide})
+    write_finding(tmp_path, "tsne", ANALYSES["tsne"], finding, {})
+    page = write_page(tmp_path, "title", ANALYSES, {"tsne": finding}, {}).read_text()
+    assert "row 199<" in page
+    assert "row 200<" not in page
+    assert "the first 200 of 500 rows" in page
+    assert "column 99" not in page
+    assert "row 499" in (tmp_path / "tsne-long.csv").read_text()
+    assert "column 99" in (tmp_path / "tsne-wide.csv").read_text()
+
+
 def test_csv_quotes_what_needs_it():
     text = as_csv(Sheet(("a", "b"), [['x,"y"', float("nan")], ["z", 0.1]]))
     assert text == 'a,b\n"x,""y""",\nz,0.1\n'

@@ -17,8 +17,8 @@ from understudy.report.plots import Drawn, files, inline
 from understudy.report.tables import Cell, Column, Table, general
 
 FORMAT = 1
-MOST_ROWS = 200
-"""Longer tables are cut on the page; the CSV file has all rows."""
+MOST_ROWS, MOST_COLUMNS = 200, 16
+"""Longer tables are cut on the page, wider ones (a matrix of classes) left out; the CSV files have everything."""
 
 
 def write_finding(
@@ -96,7 +96,11 @@ def _section(name: str, analysis: Analysis, finding: Finding) -> dict[str, Any]:
         "facts": [(key, _cell(value).text) for key, value in finding.numbers.items() if "/" not in key],
         "numbers": _numbers(name, finding.numbers),
         "pictures": [_picture(name, plot) for plot in finding.plots],
-        "tables": [_table(name, title, sheet) for title, sheet in finding.sheets.items()],
+        "tables": [
+            _table(name, title, sheet)
+            for title, sheet in finding.sheets.items()
+            if len(sheet.columns) <= MOST_COLUMNS
+        ],
         "notes": finding.notes,
     }
 

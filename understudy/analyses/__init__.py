@@ -32,7 +32,7 @@ ANALYSES: dict[str, Analysis] = {
         corruptions,
         "Accuracy under noise, blur, low contrast and JPEG: does the student lose more than its teacher?",
         "kinds of Hendrycks and Dietterich, ICLR 2019",
-        "20 passes over the test images",
+        "21 passes over at most 2,000 test images",
         ("test images",),
     ),
     "collapse": Analysis(

@@ -23,7 +23,7 @@ LAYERS = (
     ("side_by_side",),
     ("run",),
     ("pool",),
-    ("study", "tables", "predict", "exports", "init", "bench", "doctor", "costs", "listing"),
+    ("analyses", "study", "tables", "predict", "exports", "init", "bench", "doctor", "costs", "listing"),
     ("demo", "compare"),
     ("cli",),
     ("worker",),

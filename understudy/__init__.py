@@ -11,6 +11,8 @@ from understudy import analysis as analysis
 from understudy import gradients as gradients
 from understudy import losses as losses
 from understudy import metrics as metrics
+from understudy.analyses import ANALYSES as ANALYSES
+from understudy.analyses.job import analyze as analyze
 from understudy.compare import compare as compare
 from understudy.config import Config as Config
 from understudy.config import load_config as load_config

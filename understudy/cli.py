@@ -14,6 +14,8 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from understudy.files import json_line
+
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045 (typer reads the annotation at run time on Python 3.10)
     typer.Argument(
@@ -64,11 +66,36 @@ def evaluate(
         str, typer.Argument(metavar="RUN|CONFIG", help="A run folder, or a config with student.weights")
     ],
     overrides: Overrides = None,
+    corruptions: Annotated[
+        bool,
+        typer.Option("--corruptions", help="Also on noise, blur, low contrast and JPEG, five levels each"),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All numbers as JSON")] = False,
 ) -> None:
-    """Measure a run, or weights, on the test images."""
+    """Measure a run, or weights, on the test images: accuracy, calibration, likeness to the teacher."""
     from understudy import run
 
-    run.evaluate(source, **_parsed(overrides))
+    result = run.evaluate(source, corruptions=corruptions, quiet=as_json, **_parsed(overrides))
+    if as_json:
+        print(json_line(result))
+
+
+def analyze(
+    folder: Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A finished run's or study's folder")],
+    overrides: Overrides = None,
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--only", help="An analysis by name; may be repeated. By default all that train nothing"
+        ),
+    ] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; by default RUN/analysis")] = None,  # noqa: UP045
+    quiet: Quiet = False,
+) -> None:
+    """The papers' analyses of a trained pair: numbers, tables, figures and a page (understudy list analyses)."""
+    from understudy.analyses.job import analyze as run_analyses
+
+    run_analyses(folder, only or (), out, quiet=quiet, **_parsed(overrides))
 
 
 def study(
@@ -224,13 +251,13 @@ def init(
 
 
 def list_(
-    what: Annotated[Optional[str], typer.Argument(help="methods, presets, models or data")] = None,  # noqa: UP045
+    what: Annotated[Optional[str], typer.Argument(help="methods, presets, models, data or analyses")] = None,  # noqa: UP045
     student: Annotated[Optional[str], typer.Option(help="With --teacher: measure what methods cost")] = None,  # noqa: UP045
     teacher: Annotated[Optional[str], typer.Option(help="Model of the pair's teacher")] = None,  # noqa: UP045
     classes: Annotated[int, typer.Option(min=2, help="Classes of the pair")] = 100,
     size: Annotated[int, typer.Option(min=1, help="Pixels of the pair's images, a side")] = 32,
 ) -> None:
-    """List methods, presets, models and data sets; for a pair of models, what every method costs."""
+    """List methods, presets, models, data sets and analyses; for a pair of models, what every method costs."""
     from understudy.listing import show
 
     show(what, student=student, teacher=teacher, num_classes=classes, size=size)
@@ -242,6 +269,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "distill": distill,
     "resume": resume,
     "evaluate": evaluate,
+    "analyze": analyze,
     "predict": predict,
     "table": table,
     "doctor": doctor,

@@ -209,6 +209,8 @@ class TrainConfig(_Strict):
     """Steps between two looks at gradient conflict, feature norm and agreement; 0 for none."""
     trackers: list[Literal["tensorboard", "mlflow", "wandb"]] = []
     """Who else is told every epoch's numbers; each a package of its own (extra ``tracking``)."""
+    keep_checkpoints: int | None = Field(default=None, ge=1)
+    """Keep the measured weights after every so many epochs, for analyses over training."""
     device: str = AUTO
     threads: int | None = Field(default=None, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()

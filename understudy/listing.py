@@ -1,4 +1,4 @@
-"""What there is: methods, presets, models, data sets."""
+"""What there is: methods, presets, models, data sets, analyses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from understudy.analyses import ANALYSES
 from understudy.costs import BATCH_SIZE, NUM_IMAGES, Cost, PairCosts, measure
 from understudy.data import DATASETS
 from understudy.methods import METHODS
@@ -144,6 +145,18 @@ def _data() -> RenderableType:
     return table
 
 
+def _analyses() -> RenderableType:
+    table = _table(
+        "analyses (understudy analyze RUN --only NAME)", "name", "what; source; cost; what it needs"
+    )
+    for name, analysis in ANALYSES.items():
+        needs = ", ".join(analysis.needs) if analysis.of == "run" else "a study folder"
+        asked = "; only where it is named" if analysis.asked_only else ""
+        about = f"{analysis.about}\n{analysis.source}\n{analysis.cost}{asked}; needs {needs}"
+        table.add_row(name, Text(about))
+    return table
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=title, title_justify="left", show_header=len(columns) > 1, box=box.SIMPLE_HEAD, pad_edge=False
@@ -158,4 +171,5 @@ LISTS: dict[str, Callable[[], RenderableType]] = {
     "presets": _presets,
     "models": _models,
     "data": _data,
+    "analyses": _analyses,
 }

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from understudy.build import build, divided_batches, joined, process
+import torch
+from torch import Tensor
+
+from understudy.build import Built, build, divided_batches, joined, process
 from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, load_config
+from understudy.data.corruptions import CORRUPTIONS, LEVELS, corrupted
+from understudy.data.images import ImageSet
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
@@ -19,8 +25,8 @@ from understudy.engine.evaluate import answers
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.methods.term import build_terms
+from understudy.metrics import correct, likeness, quality
 from understudy.models import load_weights
-from understudy.result import accuracy, agreement
 from understudy.side_by_side import side_by_side
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -93,17 +99,20 @@ def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: boo
     return begin(_verb(config), config, quiet)
 
 
-def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[str, float]:
+def evaluate(
+    source: Source, *, corruptions: bool = False, quiet: bool = False, **overrides: Any
+) -> dict[str, float]:
     """Measures a run, or the student of a config with weights, on the test images.
 
     Args:
         source: a run folder (its ``student.safetensors`` is measured), or a config whose ``student.weights`` is.
+        corruptions: also measure accuracy on spoiled test images (noise, blur, contrast, JPEG at five levels).
         quiet: print nothing.
         overrides: dotted keys.
 
     Returns:
-        ``test/acc1`` and ``test/acc5`` in percent; with a teacher also ``teacher/acc1``, ``teacher/acc5`` and
-        ``agreement`` (share of images to which both give the same class, in percent).
+        ``test/`` and the numbers of :func:`understudy.metrics.quality`; with a teacher also ``teacher/`` and those, and
+        :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent.
 
     Raises:
         ValueError: the run is not finished, or the data have no test images.
@@ -125,15 +134,38 @@ def evaluate(source: Source, *, quiet: bool = False, **overrides: Any) -> dict[s
         student = built.distiller.deployable().eval()
         if weights is not None:
             load_weights(student, weights)
-        measured = answers(student, batches)
-        result = accuracy("test", measured)
+        networks: dict[str, Callable[[Tensor], Tensor]] = {"test": student}
         if built.distiller.guides:
-            theirs = answers(built.distiller.guides.predict, batches)
-            result |= accuracy("teacher", theirs) | agreement(measured, theirs)
+            networks["teacher"] = built.distiller.guides.predict
+        found = {name: answers(network, batches) for name, network in networks.items()}
+        target = found["test"].target
+        result = {f"{n}/{k}": v for n, a in found.items() for k, v in quality(a.logits, target).items()}
+        if "teacher" in found:
+            result |= likeness(found["test"].logits, found["teacher"].logits, target)
+        if corruptions:
+            result |= _on_corrupted(networks, built, built.data.test, device)
         quiet = quiet or not built.distiller.ranks.is_first
     console = Console(quiet=quiet)
     for name, value in result.items():
-        console.say(f"{name:<14} {value:6.2f}%")
+        console.say(f"{name:<20} {value:7.3f}" if name.endswith(_NO_SHARES) else f"{name:<20} {value:7.2f}%")
+    return result
+
+
+_NO_SHARES = ("nll", "brier", "kl")
+"""Ends of the names of numbers that are no percentages."""
+
+
+def _on_corrupted(
+    networks: Mapping[str, Callable[[Tensor], Tensor]], built: Built, images: ImageSet, device: torch.device
+) -> dict[str, float]:
+    """Returns ``NAME/KIND-LEVEL``: top-1 accuracy in percent on every kind and level of spoiled images."""
+    result = {}
+    for kind, level in product(CORRUPTIONS, LEVELS):
+        batches = divided_batches(corrupted(images, kind, level), built, device)
+        for name, network in networks.items():
+            measured = answers(network, batches)
+            (right,) = correct(measured.logits, measured.target, (1,)).tolist()
+            result[f"{name}/{kind}-{level}"] = 100 * right / len(measured.target)
     return result
 
 

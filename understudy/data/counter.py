@@ -35,6 +35,10 @@ class Stream(IntEnum):
     """Seed of torch's own generators at a step (dropout, mixup, CRD negatives)."""
     SPLIT = 3
     """Which images are held out or left out."""
+    CORRUPTION = 4
+    """Noise on an image that is spoiled on purpose."""
+    LABEL_NOISE = 5
+    """Which labels are made wrong on purpose, and what they become."""
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:

@@ -221,6 +221,7 @@ def _epoch(job: Job) -> Iterator[None]:
             tracker.log(line)
     job.save()
     job.keep_good()
+    _keep_checkpoint(job)
     job.console.say(_epoch_line(line, job.train.epochs))
 
 
@@ -332,6 +333,24 @@ def _keep_best(job: Job, line: dict[str, Any]) -> None:
         with job.measured():
             if job.ranks.is_first:
                 save_checkpoint(job.folder / "checkpoints" / "best.pt", {"model": job.distiller.state_dict()})
+
+
+def _keep_checkpoint(job: Job) -> None:
+    """Leaves the measured weights of every so many epochs where :func:`kept_checkpoints` finds them."""
+    every = job.train.keep_checkpoints
+    if every is not None and job.epoch % every == 0:
+        with job.measured():
+            if job.ranks.is_first:
+                save_checkpoint(
+                    job.folder / "checkpoints" / f"epoch-{job.epoch:05d}.pt",
+                    {"model": job.distiller.state_dict()},
+                )
+
+
+def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Returns epoch and file of every checkpoint that ``train.keep_checkpoints`` kept in a run folder, by epoch."""
+    found = (folder / "checkpoints").glob("epoch-" + "[0-9]" * 5 + ".pt")
+    return sorted((int(path.stem.removeprefix("epoch-")), path) for path in found)
 
 
 def _epoch_line(line: dict[str, Any], epochs: int) -> str:

@@ -1,0 +1,79 @@
+"""Time and parameters against accuracy, over the arms of a study (DKD Fig. 2, KD++ Fig. A2, DHKD Table 10)."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import torch
+
+from understudy.analyses.contract import Finding, Sheet, Value
+from understudy.build import build, process
+from understudy.config import load_config
+from understudy.report.folder import StudyFolder, items, number, string
+from understudy.report.plots import Curve, Curves
+
+
+def costs(study: StudyFolder) -> Finding:
+    """Returns for every arm accuracy, seconds an epoch, and the parameters it trains beside the student's."""
+    rows: list[list[Value]] = []
+    for arm in items(study.study, "arms"):
+        runs = items(arm, "runs")
+        scores = [value for run in runs if (value := number(run, "test/acc1")) is not None]
+        seconds = [_seconds_an_epoch(study, run.get("path"), number(run, "seconds")) for run in runs]
+        timed = [value for value in seconds if value is not None]
+        if not scores:
+            continue
+        extra = _extra(study.path / string(runs[0], "path")) if runs[0].get("path") else None
+        rows.append(
+            [
+                string(arm, "name"),
+                statistics.fmean(scores),
+                statistics.stdev(scores) if len(scores) > 1 else None,
+                statistics.fmean(timed) if timed else None,
+                number(arm, "parameters"),
+                extra,
+            ]
+        )
+    columns = ("arm", "acc1", "std", "seconds_an_epoch", "parameters", "extra_parameters")
+    plots = tuple(
+        Curves(
+            name,
+            title,
+            x_label,
+            "test top-1, %",
+            tuple(Curve(str(r[0]), [float(r[i] or 0)], [float(r[1] or 0)]) for r in rows if r[i] is not None),
+        )
+        for name, title, x_label, i in (
+            ("time", "Time against accuracy", "seconds an epoch", 3),
+            ("extra", "Extra parameters against accuracy", "parameters trained and thrown away", 5),
+        )
+    )
+    numbers = {
+        f"{r[0]}/{key}": float(r[i] or 0)
+        for r in rows
+        for key, i in (("acc1", 1), ("seconds", 3))
+        if r[i] is not None
+    }
+    notes = (
+        "Seconds are those of training alone, on one machine with whatever ran beside; means over the seeds.",
+    )
+    return Finding(numbers, {"arms": Sheet(columns, rows)}, plots, notes)
+
+
+def _seconds_an_epoch(study: StudyFolder, path: object, seconds: float | None) -> float | None:
+    if seconds is None or not isinstance(path, str) or path not in study.runs:
+        return None
+    epochs = number(study.runs[path].result, "epochs")
+    return seconds / epochs if epochs else None
+
+
+def _extra(folder: Path) -> int | None:
+    """Returns how many parameters the terms of a run train beside the student; ``None`` where the run is gone."""
+    if not (folder / "config.yaml").is_file():
+        return None
+    config = load_config(folder / "config.yaml", {"output": str(folder), "train.device": "cpu"})
+    with process(config), torch.no_grad():
+        distiller = build(config, torch.device("cpu")).distiller
+        distiller.close()
+        return sum(p.numel() for p in distiller.heads.parameters() if p.requires_grad)

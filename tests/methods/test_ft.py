@@ -67,7 +67,7 @@ def test_the_paraphraser_learns_to_reconstruct_the_teachers_map(bench):
 def test_preparing_trains_the_paraphraser_once_and_freezes_it(bench):
     b = bench("ft", paraphraser_epochs=2)
     passes = []
-    b.distiller.setup.guide.module.register_forward_hook(lambda *args: passes.append(1))
+    b.distiller.guides.teachers["teacher"].module.register_forward_hook(lambda *args: passes.append(1))
     b.prepare()
     assert len(passes) == 2
     assert not b.distiller.needs_prepare

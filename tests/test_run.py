@@ -318,6 +318,24 @@ def test_a_model_with_the_teachers_classifier_is_measured_shipped_and_used_as_on
     torch.testing.assert_close(predictor.module(images), run.student(images))
 
 
+def test_a_checkpoint_that_does_not_fit_its_config_is_one_line(digits_config, tmp_path, monkeypatch):
+    folder, step = tmp_path / "changed", loop._forward_backward
+
+    def stops(job, *rest):
+        step(job, *rest)
+        job.stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_forward_backward", stops)
+        with pytest.raises(us.InterruptedRunError):
+            us.distill(digits_config, quiet=True, output=str(folder))
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("head: mlp", "head: linear"))
+    with pytest.raises(ValueError, match=r"last.pt must be of the run that config.yaml describes") as error:
+        us.resume(folder, quiet=True)
+    assert "\n" not in str(error.value)
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bits(
     digits_config, tmp_path, monkeypatch
 ):

@@ -237,7 +237,14 @@ def _restore(job: Job, built: Built) -> None:
     if job.train.ema is not None:
         job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
     if state is not None:
-        job.load(state)
+        try:
+            job.load(state)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{job.checkpoint} must be of the run that config.yaml describes, got another one's ({reason}). "
+                "Put config.yaml back as it was, or choose another output="
+            ) from error
         job.console.say(f"resuming after epoch {job.epoch}" + (f", step {job.step}" if job.step else ""))
     if job.ranks.is_first:
         job.cut_metrics()

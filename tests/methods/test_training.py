@@ -70,12 +70,15 @@ def test_other_answers_of_the_teacher_give_another_student(name):
     students = []
     for order in (torch.arange(16), torch.arange(16).roll(5)):
         distiller, images, target, index = bench(name)
-        (answer,) = distiller.guides.teachers.values()
+        ask = distiller.guides.answers
 
-        def shuffled(batch, answer=answer, order=order):
-            return {role: tensor[order] for role, tensor in answer(batch).items()}
+        def shuffled(*question, ask=ask, order=order):
+            return {
+                name: {role: tensor[order] for role, tensor in shown.items()}
+                for name, shown in ask(*question).items()
+            }
 
-        distiller.guides.teachers["teacher"] = shuffled
+        distiller.guides.answers = shuffled
         steps(distiller, images, target, index, 2)
         students.append([p.detach().clone() for p in distiller.student.parameters()])
     assert any(not torch.equal(a, b) for a, b in zip(*students, strict=True))

@@ -61,8 +61,9 @@ def bench(
     config = without_auto_tables(load_config(source, overrides))
     with process(config) as device, tempfile.TemporaryDirectory(prefix="understudy-bench-") as folder:
         pace, ranks = _Pace(device), Ranks()
-        built = settle_precision(build(config, device), device, ranks)
+        built = build(config, device)
         job = build_job(built, Path(folder), pace, device, threading.Event())
+        built = settle_precision(built, job.stream.loader.image_set, ranks)
         built = attach_answers(built, job.stream, Path(folder), ranks)
         job.measure = None  # evaluation is no part of a step
         if job.distiller.needs_prepare:

@@ -107,21 +107,25 @@ def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Mo
     return model.to(device)
 
 
-def build(config: Config, device: torch.device) -> Built:
+def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:
     """Returns data and distiller of a config.
+
+    Args:
+        config: what to build.
+        device: to train on.
+        data: the config's images, where they are read already.
 
     Raises:
         ValueError: anything the config names that does not exist or does not fit together.
     """
     notes = []
-    data = read_data(config.data)
+    data = read_data(config.data) if data is None else data
     student = read_model(config.student, data, device)
     guides = config.guides
     teachers, choices = {}, {}
     for name, guide in guides.items():
         teachers[name], chosen, line = read_teacher(guide, data, device)
-        place = "teacher" if config.teacher is not None else f"teachers.{name}"
-        choices |= {f"{place}.{key}": value for key, value in chosen.items()}
+        choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
         if guide.weights is None and not guide.pretrained:
@@ -182,9 +186,23 @@ def _check_labels(data: Splits, distiller: Distiller) -> None:
 
 
 def build_job(
-    built: Built, folder: Path, console: Console, device: torch.device, stop: threading.Event
+    built: Built,
+    folder: Path,
+    console: Console,
+    device: torch.device,
+    stop: threading.Event,
+    stream: Stream | None = None,
 ) -> Job:
-    """Returns what the loop needs to train ``built`` into ``folder``."""
+    """Returns what the loop needs to train ``built`` into ``folder``.
+
+    Args:
+        built: the config and what became of it.
+        folder: of the run.
+        console: what the run says goes there.
+        device: to train on.
+        stop: see :class:`understudy.engine.loop.Job`.
+        stream: of a job in lockstep with this one; by default one of its own.
+    """
     config, data, train = built.config, built.data, built.config.train
     check_trackers(train.trackers)
     ranks = built.distiller.ranks
@@ -196,7 +214,8 @@ def build_job(
     job = Job(
         distiller=built.distiller,
         optimizer=make_optimizer(train.optimizer, built.distiller.trainable_parameters()),
-        stream=Stream(
+        stream=stream
+        or Stream(
             train_loader(built, device),
             asked=lambda epoch: built.distiller.guides.asked(built.distiller.active(epoch)),
         ),

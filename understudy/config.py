@@ -295,6 +295,10 @@ class Config(_Strict):
         """All teachers by name; a single one is called ``teacher``."""
         return {"teacher": self.teacher} if self.teacher is not None else dict(self.teachers or {})
 
+    def guide_key(self, name: str) -> str:
+        """Returns the dotted key under which a teacher of :attr:`guides` stands."""
+        return "teacher" if self.teacher is not None else f"teachers.{name}"
+
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, values: Any) -> Any:

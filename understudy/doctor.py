@@ -309,8 +309,8 @@ def _table(built: Built, share: float) -> Finding:
         return Finding("table", "ok", text, {"possible": False})
     views, epochs = train_loader(built, torch.device("cpu")).augment.num_views, built.config.train.epochs
     width = sum(sum(teacher.network.shapes[role]) for teacher in guides for role in teacher.roles)
-    distinct = (1 - expected_hits(epochs, views)) * epochs * len(built.data.train)
     hits = expected_hits(epochs, views)
+    distinct = (1 - hits) * epochs * len(built.data.train)
     text = (
         f"remembering the teacher takes {_gib(4 * width * distinct)} and saves {hits * share:.0%} of the run"
     )
@@ -326,9 +326,7 @@ def _forward(built: Built, batch: Batch) -> Any:
 
 
 def _sample(built: Built, device: torch.device, count: int) -> Batch:
-    batch = next(train_loader(built, device).epoch(0))
-    columns = (batch.images, batch.target, batch.index, batch.view)
-    return Batch(*(None if c is None else c[:count].clone() for c in columns))  # pyright: ignore[reportArgumentType]
+    return next(train_loader(built, device).epoch(0)).each(lambda column: column[:count].clone())
 
 
 def _labelled(built: Built, device: torch.device) -> Batch:

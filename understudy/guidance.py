@@ -40,19 +40,24 @@ class Guidance:
     """What a table belongs to; ``None`` where there will be none on a disk."""
 
 
-def settle_precision(built: Built, device: torch.device, ranks: Ranks) -> Built:
+def settle_precision(built: Built, images: ImageSet, ranks: Ranks) -> Built:
     """Returns ``built`` with every teacher in its precision; collective: the first process tries for all.
+
+    Args:
+        built: with what the config leaves open.
+        images: the training images, where the teachers run.
+        ranks: the processes that train together.
 
     ``teacher.precision: auto`` is fp32 where the student trains in fp32, so that nothing depends on a clock. Where it
     trains in bf16 the teacher does, too, if :func:`understudy.teacher.precision.choose_precision` finds it right and
     faster.
     """
     guides = built.distiller.guides
-    choices = ranks.first(lambda: {name: _choice(built, name, device) for name in guides.networks})
+    choices = ranks.first(lambda: {name: _choice(built, name, images) for name in guides.networks})
     for name, choice in choices.items():
         guides.run_in(name, choice.precision)
     settled = {
-        f"{key_of(built.config, name)}.precision": choice.precision for name, choice in choices.items()
+        f"{built.config.guide_key(name)}.precision": choice.precision for name, choice in choices.items()
     }
     return replace(
         built,
@@ -104,7 +109,7 @@ def attach_answers(
     return replace(
         built,
         config=built.config.replaced(
-            **{f"{key_of(built.config, name)}.table": table for name, table in chosen.items()}
+            **{f"{built.config.guide_key(name)}.table": table for name, table in chosen.items()}
         ),
         notes=(*built.notes, *(note for _, note in places.values() if note)),
     )
@@ -113,7 +118,7 @@ def attach_answers(
 def without_auto_tables(config: Config) -> Config:
     """Returns a config whose teachers keep answers only where it names a table."""
     off = {
-        f"{key_of(config, name)}.table": OFF for name, guide in config.guides.items() if guide.table == AUTO
+        f"{config.guide_key(name)}.table": OFF for name, guide in config.guides.items() if guide.table == AUTO
     }
     return config.replaced(**off)
 
@@ -130,20 +135,20 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
         ValueError: a table is asked for that cannot be kept.
     """
     guides, config = built.distiller.guides, built.config.guides[name]
-    roles = guides.step_roles(name)
+    key, roles = f"{built.config.guide_key(name)}.table", guides.step_roles(name)
     if not roles:
         return None
     if not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
             maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
             raise ValueError(
-                f"{key_of(built.config, name)}.table must be off where a term reads maps ({maps}), got {config.table}: "
+                f"{key} must be off where a term reads maps ({maps}), got {config.table}: "
                 "they would take a hundred times the space. Set it to off"
             )
         return None
     if config.table not in (AUTO, OFF) and not augmentation(built.config.data, built.data).finite:
         raise ValueError(
-            f"{key_of(built.config, name)}.table must be off where no view comes again, got {config.table}. Set it to "
+            f"{key} must be off where no view comes again, got {config.table}. Set it to "
             "off, or data.augment.fixed to a number of views an image"
         )
     blocks = _blocks(built, name, images, None if config.table == OFF else config.table_dtype)
@@ -166,14 +171,14 @@ def tables_folder(config: TeacherConfig, folder: Path) -> Path:
     return Path(config.tables) if config.tables is not None else folder.parent / "tables"
 
 
-def _choice(built: Built, name: str, device: torch.device) -> PrecisionChoice:
+def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
     wanted: Literal["auto", "fp32", "bf16"] = built.config.guides[name].precision
     if wanted == AUTO and built.config.train.precision == "fp32":
         return PrecisionChoice("fp32", "")
-    module = built.distiller.guides.teachers[name].module
     if wanted != AUTO:
         return PrecisionChoice(wanted, "")
-    sample = view_source(module, _images(built, built.data.train.to(device))).sample(_SAMPLE)
+    module = built.distiller.guides.teachers[name].module
+    sample = view_source(module, _images(built, images)).sample(_SAMPLE)
     return choose_precision(module, sample, wanted)
 
 
@@ -218,8 +223,3 @@ def _opened(built: Built, guidance: Guidance, images: ImageSet, place: str) -> t
 def _last_asked(stream: Stream, name: str, epochs: int) -> int:
     """Returns the number of the epoch after the last one in which a teacher is asked."""
     return max((epoch + 1 for epoch in range(epochs) if name in stream.asked(epoch)), default=0)
-
-
-def key_of(config: Config, name: str) -> str:
-    """Returns where a teacher stands in a config."""
-    return "teacher" if config.teacher is not None else f"teachers.{name}"

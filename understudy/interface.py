@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
@@ -46,6 +46,12 @@ class Batch:
     """``(B,)`` int64 position in the training set as read."""
     view: Tensor | None = None
     """``(B,)`` int64 number of the augmentation."""
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Returns the batch with every column that is there changed alike."""
+        columns = (self.index, self.view)
+        index, view = (None if column is None else change(column) for column in columns)
+        return Batch(change(self.images), change(self.target), index, view)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ def open_job(
     Of several processes the first one alone knows the folder; what it reads there it sends to the others.
 
     Args:
-        held: is given what must be closed at the end.
+        held: is given what must be closed at the end, the console among it.
         config: as the user wrote it.
         stored: as it was run before, if it is being resumed.
         device: to train on.
@@ -66,27 +66,27 @@ def open_job(
         prefix: of what is said.
     """
     folder, ranks = Path(config.output), Ranks()
-    wanted = stored or config
+    wanted, data, stream = stored or config, None, None
     if first is not None:
-        chosen = first[1].config.model_dump(include={"teacher", "teachers"}, mode="json")
-        wanted = wanted.replaced(**chosen)
+        wanted = wanted.replaced(**first[1].config.model_dump(include={"teacher", "teachers"}, mode="json"))
+        data, stream = first[1].data, first[0].stream
     # before the folder is touched: what is wrong leaves nothing behind
-    built = ranks.together(partial(build, wanted, device))
-    built = settle_precision(built, device, ranks)
+    built = ranks.together(partial(build, wanted, device, data))
     console = (
         Console(folder / "train.log", quiet=quiet, prefix=prefix, bar=first is None)
         if ranks.is_first
         else Console(quiet=True)
     )
-    job = ranks.together(partial(build_job, built, folder, console, device, stop))
+    job = ranks.together(partial(build_job, built, folder, console, device, stop, stream))
+    held.enter_context(console)
     held.callback(built.distiller.close)
     held.callback(_close_trackers, job)
     if first is None:
         held.callback(job.stream.close)
+        built = settle_precision(built, job.stream.loader.image_set, ranks)
         built = attach_answers(built, job.stream, folder, ranks, say=console.say)
     else:
         built.distiller.share_teachers(first[1].distiller)
-        job.stream = first[0].stream
     ranks.first(partial(_claim, held, folder, config, built))
     return job, built
 

@@ -23,6 +23,7 @@ from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
 from understudy.engine.evaluate import answers
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
+from understudy.guidance import MEMORY, OFF
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.methods.term import build_terms
 from understudy.metrics import correct, likeness, quality
@@ -211,7 +212,7 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     """
     first = config.teacher or TeacherConfig(model=model.model)
     manner = first.model_dump(include={"table", "table_dtype", "tables", "precision", "batch_size"})
-    if first.table not in (AUTO, "off", "memory"):
+    if first.table not in (AUTO, OFF, MEMORY):
         manner["table"] = AUTO
     weights = str(output / "student.safetensors")
     return TeacherConfig(model=model.model, weights=weights, taps=model.taps, options=model.options, **manner)
@@ -226,11 +227,10 @@ def begin(verb: str, config: Config, quiet: bool) -> Run:
         stored = joined(config).first(partial(stored_config, Path(config.output), config))
         device = held.enter_context(process(stored or config))
         job, built = open_job(held, config, stored, device, stop, quiet)
-        with job.console:
-            take_up(verb, job, built)
-            try:
-                fit(job)
-            except (DivergedError, InterruptedRunError) as error:
-                note(verb, job, built, error)
-                raise
-            return conclude(verb, job, built)
+        take_up(verb, job, built)
+        try:
+            fit(job)
+        except (DivergedError, InterruptedRunError) as error:
+            note(verb, job, built, error)
+            raise
+        return conclude(verb, job, built)

@@ -16,7 +16,6 @@ from understudy.engine.divergence import DivergedError
 from understudy.engine.lockstep import Member, in_lockstep
 from understudy.engine.loop import InterruptedRunError, Job, stopped_by_signals
 from understudy.files import write_json
-from understudy.guidance import key_of
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.metrics import summarise
 
@@ -29,7 +28,7 @@ def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
     """
     assert config.train.seeds is not None
     guides = config.guides.items()
-    random = [key_of(config, n) for n, guide in guides if guide.weights is None and not guide.pretrained]
+    random = [config.guide_key(n) for n, guide in guides if guide.weights is None and not guide.pretrained]
     if random:
         raise ValueError(
             f"{random[0]} must have weights for several seeds to share it, got none. Give it weights:"
@@ -55,8 +54,8 @@ def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
                 f"output must not hold finished runs, got {folder}. Choose another output=, or delete the folder"
             )
         failures = _trained(verb, opened, runs)
-        for failure in sorted(failures, key=lambda error: isinstance(error, DivergedError)):
-            raise failure  # an interrupted run goes on, so that counts first
+        if failures:  # an interrupted run goes on, so that counts first
+            raise min(failures, key=lambda error: isinstance(error, DivergedError))
         metrics = ranks.first(partial(_summed_up, folder, config))
     Console(quiet=quiet or not ranks.is_first).say(
         f"{len(config.train.seeds)} seeds: {metrics['summary']}; {folder / 'seeds.json'}"
@@ -70,13 +69,12 @@ def _trained(
     """Trains all members; fills ``runs`` with those that came to their ends and returns what ended the others."""
     failures = []
     for member in in_lockstep([member for member, _ in opened.values()]):
-        seed, built = next((seed, built) for seed, (m, built) in opened.items() if m is member)
-        with member.job.console:
-            if member.error is None:
-                runs[seed] = conclude(verb, member.job, built)
-            else:
-                note(verb, member.job, built, member.error)
-                failures.append(member.error)
+        job, (_, built) = member.job, opened[member.job.seed]
+        if member.error is None:
+            runs[job.seed] = conclude(verb, job, built)
+        else:
+            note(verb, job, built, member.error)
+            failures.append(member.error)
     return failures
 
 
@@ -84,7 +82,7 @@ def _alone(config: Config, seed: int) -> Config:
     """Returns the config of one of ``train.seeds``."""
     output, changes = Path(config.output), {}
     for name, guide in config.guides.items():
-        changes[f"{key_of(config, name)}.tables"] = guide.tables or str(output / "tables")
+        changes[f"{config.guide_key(name)}.tables"] = guide.tables or str(output / "tables")
     return config.replaced(
         seed=seed,
         output=str(output / f"seed-{seed}"),

@@ -19,13 +19,13 @@ from understudy.guidance import (
     OFF,
     Guidance,
     guide,
-    key_of,
     open_table,
     settle_precision,
     tables_folder,
 )
 from understudy.run import Source
 from understudy.teacher import upkeep
+from understudy.teacher.auto import table_path
 
 
 def fill(source: Source, *, quiet: bool = False, **overrides: Any) -> int:
@@ -133,27 +133,28 @@ def _tables(source: Source, overrides: dict[str, Any]) -> Iterator[tuple[Guidanc
         for name, teacher in config.guides.items():
             if teacher.table in (OFF, MEMORY):
                 raise ValueError(
-                    f"{key_of(config, name)}.table must be auto or a folder, got {teacher.table}. "
-                    f"Set {key_of(config, name)}.table to where the answers are kept"
+                    f"{config.guide_key(name)}.table must be auto or a folder, got {teacher.table}. "
+                    f"Set {config.guide_key(name)}.table to where the answers are kept"
                 )
             guidance = guide(built, name, images)
             if guidance is None:
                 raise ValueError(
-                    f"the terms must read vectors of {key_of(config, name)}, got terms that read maps or nothing, "
+                    f"the terms must read vectors of {config.guide_key(name)}, got terms that read maps or nothing, "
                     "which no table keeps. Train without filling one"
                 )
             assert guidance.fingerprint is not None
-            folder = tables_folder(teacher, Path(config.output)) / guidance.fingerprint.digest[:16]
-            yield guidance, folder if teacher.table == AUTO else Path(teacher.table)
+            chosen = table_path(tables_folder(teacher, Path(config.output)), guidance.fingerprint)
+            yield guidance, chosen if teacher.table == AUTO else Path(teacher.table)
 
 
 @contextmanager
 def _built(config: Any) -> Iterator[Any]:
     """Lends a config's teachers, as they run in training, and the training images where they run."""
     with process(config) as device:
-        built = settle_precision(build(config, device), device, Ranks())
+        built = build(config, device)
+        images = built.data.train.to(device)
         try:
-            yield built, built.data.train.to(device)
+            yield settle_precision(built, images, Ranks()), images
         finally:
             built.distiller.close()
 

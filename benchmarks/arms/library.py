@@ -47,7 +47,7 @@ def train(setting: Setting, tick: Tick) -> None:
     with TemporaryDirectory(prefix="understudy-benchmark-") as folder:
         config = with_table(setting, Path(folder) / "table")
         with process(config) as device:
-            built = settle_precision(build(config, device), device, Ranks())
+            built = build(config, device)
             load_aux(setting, built)
             last = watch(built)
             steps, rehearsing = 0, setting.warm_steps > 0
@@ -62,6 +62,7 @@ def train(setting: Setting, tick: Tick) -> None:
                     raise _AgainError
 
             job = build_job(built, Path(folder), Beat(beat), device, threading.Event())
+            built = settle_precision(built, job.stream.loader.image_set, Ranks())
             attach_answers(built, job.stream, Path(folder), Ranks())
             while True:
                 with contextlib.suppress(_AgainError):

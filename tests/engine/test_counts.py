@@ -30,8 +30,9 @@ class HostReads(TorchDispatchMode):
 def opened(config, tmp_path):
     config = load_config(config)
     with process(config) as device:
-        built = settle_precision(build(config, device), device, Ranks())
+        built = build(config, device)
         job = build_job(built, tmp_path / "run", Console(quiet=True), device, threading.Event())
+        built = settle_precision(built, job.stream.loader.image_set, Ranks())
         attach_answers(built, job.stream, tmp_path / "run", Ranks())
         if job.train.ema is not None:
             job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())

@@ -212,8 +212,7 @@ class Share:
 
     def whole(self, batch: Batch) -> Batch:
         """Returns the global batch."""
-        columns = (batch.images, batch.target, batch.index, batch.view)
-        return Batch(*(None if c is None else self.ranks.gather(c, self.counts) for c in columns))  # pyright: ignore[reportArgumentType]
+        return batch.each(lambda column: self.ranks.gather(column, self.counts))
 
     def whole_answers(self, shown: Outputs) -> Outputs:
         """Returns what a teacher shows of the global batch, of which each process knows its own images'."""

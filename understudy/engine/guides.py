@@ -22,8 +22,9 @@ ONLY = "teacher"
 class Guides:
     """All teachers by name, and what each term sees of them.
 
-    Each runs with its batch norms folded, on a copy. The copy follows the network it was made of: when weights are
-    loaded into that, or it is moved to another device, the next question finds out and folds anew.
+    Each runs with its batch norms folded, on a copy that is made at the first question. The copy follows the network
+    it was made of: when weights are loaded into that, or it is moved to another device, the next question finds out
+    and folds anew.
     """
 
     def __init__(
@@ -34,9 +35,8 @@ class Guides:
         self._terms, self._example = tuple(terms), example
         self._precision = dict.fromkeys(self.networks, precision)
         self._folded: dict[str, tuple[Folding, Teacher, object]] = {}
-        for name, network in self.networks.items():
+        for network in self.networks.values():
             network.module.eval().requires_grad_(False)
-            self._fold(name)
 
     def __bool__(self) -> bool:
         return bool(self.networks)
@@ -49,12 +49,13 @@ class Guides:
     @property
     def notes(self) -> dict[str, str]:
         """What folding did to each teacher, in a line."""
-        return {name: folding.note for name, (folding, _, _) in self._folded.items()}
+        return {name: self._folded[name][0].note for name in self.teachers}
 
     def run_in(self, name: str, precision: str) -> None:
         """Sets the precision of a teacher: ``bf16`` runs it under autocast."""
         self._precision[name] = precision
-        self._present(name).precision = precision
+        if name in self._folded:
+            self._folded[name][1].precision = precision
 
     def step_roles(self, name: str) -> tuple[str, ...]:
         """Returns the roles that the terms read of a teacher in a step."""
@@ -104,18 +105,16 @@ class Guides:
             teacher.close()
 
     def _present(self, name: str) -> Teacher:
-        """Returns a teacher, folded anew if its network was changed since."""
-        if self._folded[name][2] != _state(self.networks[name].module):
-            self._folded[name][1].close()
-            self._fold(name)
-        return self._folded[name][1]
-
-    def _fold(self, name: str) -> None:
+        """Returns a teacher, folded if this is the first question or its network was changed since."""
         network = self.networks[name]
-        folding = fold_batch_norms(network, self._example)
-        roles = self._roles(name, lambda term: (*term.method.teacher_taps, *term.method.prepare_taps))
-        teacher = Teacher(folding.network, roles, self._precision[name])
-        self._folded[name] = (folding, teacher, _state(network.module))
+        state = _state(network.module)
+        if name not in self._folded or self._folded[name][2] != state:
+            if name in self._folded:
+                self._folded[name][1].close()
+            folding = fold_batch_norms(network, self._example)
+            roles = self._roles(name, lambda term: (*term.method.teacher_taps, *term.method.prepare_taps))
+            self._folded[name] = folding, Teacher(folding.network, roles, self._precision[name]), state
+        return self._folded[name][1]
 
     def _roles(self, name: str, read: Callable[[Term], Iterable[str]]) -> tuple[str, ...]:
         return tuple(sorted({role for t in self._terms if t.teacher in (None, name) for role in read(t)}))

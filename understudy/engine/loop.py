@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -280,7 +281,7 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
     stop = 0
     for i, counts in enumerate(shares):
         rows = slice(stop, stop := stop + counts[job.ranks.rank])
-        part = _rows(batch, rows) if len(shares) > 1 else batch
+        part = batch.each(itemgetter(rows)) if len(shares) > 1 else batch
         known = {
             name: {role: shown[rows] for role, shown in roles.items()} for name, roles in answers.items()
         }
@@ -298,12 +299,6 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
         meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    """Returns a part of a batch."""
-    columns = (batch.images, batch.target, batch.index, batch.view)
-    return Batch(*(None if column is None else column[rows] for column in columns))  # pyright: ignore[reportArgumentType]
 
 
 def _settle(job: Job, finding: Finding | None) -> None:

@@ -32,7 +32,7 @@ def auto_table(
         epochs: of a run.
         runs: how many of them will share the table (the arms and seeds of a study).
     """
-    path = folder / fingerprint.digest[:16]
+    path = table_path(folder, fingerprint)
     if (path / META).exists():
         return path, f"the teacher's answers are kept in {path}"
     hits = expected_hits(epochs * runs, layout.views)
@@ -52,6 +52,11 @@ def auto_table(
         path,
         f"the teacher's answers are kept in {path} (up to {size / 2**30:.2f} GiB; {hits:.0%} will be reused)",
     )
+
+
+def table_path(folder: Path, fingerprint: Fingerprint) -> Path:
+    """Returns where ``auto`` keeps the table that belongs to a fingerprint, among others in ``folder``."""
+    return folder / fingerprint.digest[:16]
 
 
 def expected_hits(epochs: int, views: int) -> float:

@@ -69,7 +69,9 @@ def bench(
         if job.distiller.needs_prepare:
             job.distiller.prepare(eval_batches(built.data.train, built, device))
         if job.train.ema is not None:
-            job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
+            job.average = MovingAverage(
+                job.distiller.live_state, job.train.ema, job.distiller.deployed_names()
+            )
         steps, seconds = _run(job, pace)
         watch = Stopwatch(device)
         with _watched(job, watch):

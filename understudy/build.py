@@ -17,6 +17,7 @@ from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.engine.captured import CapturedSteps
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import LEAST, Ranks
@@ -118,13 +119,14 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     Raises:
         ValueError: anything the config names that does not exist or does not fit together.
     """
-    notes = []
+    notes, ranks = [], Ranks()
     data = read_data(config.data) if data is None else data
     student = read_model(config.student, data, device)
     guides = config.guides
     teachers, choices = {}, {}
     for name, guide in guides.items():
-        teachers[name], chosen, line = read_teacher(guide, data, device)
+        waiting = guide.shard and ranks.several  # on the host, to be divided
+        teachers[name], chosen, line = read_teacher(guide, data, torch.device("cpu") if waiting else device)
         choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
@@ -144,6 +146,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teacher_taps={name: guide.taps for name, guide in guides.items()},
         precision=config.train.precision,
         sync_bn=config.train.sync_bn,
+        shard=config.train.shard,
+        sharded_teachers=[name for name, guide in guides.items() if guide.shard],
     )
     if config.train.compile:
         distiller.compile_student()
@@ -165,6 +169,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )
+    if config.train.capture and (reason := _no_capture(config, device)) is not None:
+        notes.append(f"steps run one by one, not as a graph: {reason}")
     names = {term.name for term in distiller.terms}
     if "ce" in names and names & {"binary_kl", "binary_kl_norm"}:
         notes.append(
@@ -224,6 +230,7 @@ def build_job(
         device=device,
         folder=folder,
         console=console,
+        captured=CapturedSteps(built.distiller) if _capturing(config, device) else None,
         stop=stop,
     )
     if data.val is not None:
@@ -237,6 +244,20 @@ def build_job(
 
         job.measure = measure
     return job
+
+
+def _capturing(config: Config, device: torch.device) -> bool:
+    """Returns whether steps are recorded as graphs."""
+    return config.train.capture and _no_capture(config, device) is None
+
+
+def _no_capture(config: Config, device: torch.device) -> str | None:
+    """Returns why steps cannot be recorded, ``None`` where they can."""
+    if device.type != "cuda":
+        return f"device is {device.type}, not cuda"
+    if Ranks().several:
+        return "several processes share each batch"
+    return "a batch is cut in parts (train.accumulate)" if config.train.accumulate > 1 else None
 
 
 def train_loader(built: Built, device: torch.device) -> TrainLoader:
@@ -277,6 +298,12 @@ def divided_batches(images: ImageSet, built: Built, device: torch.device) -> Eva
         return eval_batches(images, built, device)
     first, stop = (len(images) * r // ranks.world for r in (ranks.rank, ranks.rank + 1))
     return Shard(eval_batches(images.subset(torch.arange(first, stop)), built, device), ranks, device)
+
+
+def teacher_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader | Shard:
+    """Returns what :func:`divided_batches` does, for the teachers; all of it where they must be asked together."""
+    together = built.distiller.guides.divided
+    return eval_batches(images, built, device) if together else divided_batches(images, built, device)
 
 
 def targets_as_read(data: Splits) -> Tensor:

@@ -114,6 +114,9 @@ class TeacherConfig(ModelConfig):
     """``auto``: fp32 where the student trains in fp32; else bf16 if a test at the start finds it right and faster."""
     batch_size: int | None = Field(default=None, ge=1)
     """Images the teacher answers at once, whatever the student's batch; by default what suits the device."""
+    shard: bool = False
+    """With several processes, whether each keeps its rows of the weights alone (FSDP2), for a teacher too large for
+    one device; it is asked in the step, and no table keeps its answers."""
 
     mean: list[float] | None = None
     """Of every channel of its images, 0 to 1; by default what its weights say, else the data's."""
@@ -191,6 +194,8 @@ class TrainConfig(_Strict):
     channels_last: bool = True
     compile: bool = False
     """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so."""
+    capture: bool = False
+    """On a GPU, in one process: run a step's forward and backward passes as one CUDA graph (not measured yet)."""
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights; the average is what is measured and deployed."""
     clip_norm: float | None = Field(default=None, gt=0)
@@ -198,6 +203,9 @@ class TrainConfig(_Strict):
     """Into how many parts a batch is cut to fit into memory."""
     sync_bn: bool = True
     """With several processes, whether batch norms see the images of all: then their number changes only rounding."""
+    shard: bool = False
+    """With several processes, whether each keeps its rows alone of the student's weights and of the optimiser's state
+    (FSDP2); needs ``gradients.align: none``."""
     eval_every: int = Field(default=1, ge=1)
     eval_batch_size: int = Field(default=500, ge=1)
     checkpoint_minutes: float = Field(default=10.0, gt=0)

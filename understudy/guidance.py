@@ -138,6 +138,13 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     key, roles = f"{built.config.guide_key(name)}.table", guides.step_roles(name)
     if not roles:
         return None
+    if name in guides.divided:
+        if config.table not in (AUTO, OFF):
+            raise ValueError(
+                f"{key} must be off where the teacher is divided among the processes, got {config.table}: all must ask "
+                "it at once. Set it to off, or shard to false"
+            )
+        return None
     if not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
             maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
@@ -173,7 +180,8 @@ def tables_folder(config: TeacherConfig, folder: Path) -> Path:
 
 def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
     wanted: Literal["auto", "fp32", "bf16"] = built.config.guides[name].precision
-    if wanted == AUTO and built.config.train.precision == "fp32":
+    divided = name in built.distiller.guides.divided  # this process alone cannot try it
+    if wanted == AUTO and (divided or built.config.train.precision == "fp32"):
         return PrecisionChoice("fp32", "")
     if wanted != AUTO:
         return PrecisionChoice(wanted, "")

@@ -222,7 +222,8 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
     )
     if job.ranks.several:
         norms = "batch norms over all of them" if train.sync_bn else "batch norms each by itself"
-        lines.append(f"{job.ranks.world} processes share each batch; {norms}")
+        rows = "; each holds its rows of the student" if built.distiller.divided else ""
+        lines.append(f"{job.ranks.world} processes share each batch; {norms}{rows}")
     return lines + [f"note: {note}" for note in built.notes]
 
 
@@ -235,7 +236,7 @@ def _restore(job: Job, built: Built) -> None:
             job.console.say("one pass over the training images for what the terms must know of them")
             job.distiller.prepare(eval_batches(built.data.train, built, job.device))
     if job.train.ema is not None:
-        job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
+        job.average = MovingAverage(job.distiller.live_state, job.train.ema, job.distiller.deployed_names())
     if state is not None:
         try:
             job.load(state)

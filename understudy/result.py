@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from understudy.build import Built, divided_batches
+from understudy.build import Built, divided_batches, teacher_batches
 from understudy.config import Config
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
@@ -51,7 +51,9 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
         result["last"] |= accuracy("test", last)
         result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
         if job.distiller.guides:
-            theirs = answers(job.distiller.guides.predict, batches)
+            theirs = answers(
+                job.distiller.guides.predict, teacher_batches(built.data.test, built, job.device)
+            )
             result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
             result["teacher"]["class_acc1"] = _by_class(theirs)
         if job.best is not None:
@@ -203,14 +205,14 @@ def _by_class(measured: Answers) -> list[float | None]:
 def _best_answers(job: Job, batches: Any) -> Answers:
     """Returns the answers of the best epoch's state; the present state is put back after."""
     distiller = job.distiller
-    present = {name: tensor.clone() for name, tensor in distiller.state_dict().items()}
+    present = {name: tensor.clone() for name, tensor in distiller.whole_state().items()}
     try:
         best = job.ranks.first(lambda: load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
-        distiller.load_state_dict(best)
-        with evaluating(distiller):
+        distiller.take_state(best)
+        with distiller.assembled(), evaluating(distiller):
             return answers(distiller.predict, batches)
     finally:
-        distiller.load_state_dict(present)
+        distiller.take_state(present)
 
 
 def _append_to_last_line(path: Path, values: dict[str, float]) -> None:

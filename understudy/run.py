@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.build import Built, build, divided_batches, joined, process
+from understudy.build import Built, build, divided_batches, joined, process, teacher_batches
 from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, load_config
 from understudy.data.corruptions import CORRUPTIONS, LEVELS, corrupted
 from understudy.data.images import ImageSet
@@ -129,22 +129,22 @@ def evaluate(
     config = load_config(source, overrides)
     with process(config) as device:
         built = build(config, device)
-        if built.data.test is None:
+        test = built.data.test
+        if test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
-        batches = divided_batches(built.data.test, built, device)
         student = built.distiller.deployable().eval()
         if weights is not None:
             load_weights(student, weights)
         networks: dict[str, Callable[[Tensor], Tensor]] = {"test": student}
         if built.distiller.guides:
             networks["teacher"] = built.distiller.guides.predict
-        found = {name: answers(network, batches) for name, network in networks.items()}
+        found = {name: answers(net, _BATCHES[name](test, built, device)) for name, net in networks.items()}
         target = found["test"].target
         result = {f"{n}/{k}": v for n, a in found.items() for k, v in quality(a.logits, target).items()}
         if "teacher" in found:
             result |= likeness(found["test"].logits, found["teacher"].logits, target)
         if corruptions:
-            result |= _on_corrupted(networks, built, built.data.test, device)
+            result |= _on_corrupted(networks, built, test, device)
         quiet = quiet or not built.distiller.ranks.is_first
     console = Console(quiet=quiet)
     for name, value in result.items():
@@ -152,6 +152,7 @@ def evaluate(
     return result
 
 
+_BATCHES = {"test": divided_batches, "teacher": teacher_batches}
 _NO_SHARES = ("nll", "brier", "kl")
 """Ends of the names of numbers that are no percentages."""
 
@@ -162,9 +163,9 @@ def _on_corrupted(
     """Returns ``NAME/KIND-LEVEL``: top-1 accuracy in percent on every kind and level of spoiled images."""
     result = {}
     for kind, level in product(CORRUPTIONS, LEVELS):
-        batches = divided_batches(corrupted(images, kind, level), built, device)
+        spoiled = corrupted(images, kind, level)
         for name, network in networks.items():
-            measured = answers(network, batches)
+            measured = answers(network, _BATCHES[name](spoiled, built, device))
             (right,) = correct(measured.logits, measured.target, (1,)).tolist()
             result[f"{name}/{kind}-{level}"] = 100 * right / len(measured.target)
     return result

@@ -35,7 +35,9 @@ def opened(config, tmp_path):
         built = settle_precision(built, job.stream.loader.image_set, Ranks())
         attach_answers(built, job.stream, tmp_path / "run", Ranks())
         if job.train.ema is not None:
-            job.average = MovingAverage(job.distiller, job.train.ema, job.distiller.deployed_names())
+            job.average = MovingAverage(
+                job.distiller.live_state, job.train.ema, job.distiller.deployed_names()
+            )
     return job
 
 

@@ -246,7 +246,7 @@ def watch():
             terms = {"ce": torch.tensor(ce), "kd": torch.tensor(weight * kd)}
             meters.add(sum(terms.values()), terms, torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64))
             parameter.grad = torch.ones(1)
-            watch.judge(meters, 4, [parameter], optimizer)
+            watch.judge(meters, 4, optimizer, parameter.grad.norm())
             watch.end()
 
     watch.start_epoch({"ce": 1.0, "kd": 0.5})

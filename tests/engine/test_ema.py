@@ -5,7 +5,7 @@ from understudy.engine.ema import MovingAverage
 
 def test_the_average_follows_the_formula_and_copies_counters():
     module = torch.nn.BatchNorm1d(2)
-    average = MovingAverage(module, 0.9)
+    average = MovingAverage(module.state_dict, 0.9)
     expected = module.weight.detach().clone()
     for step in range(3):
         with torch.no_grad():
@@ -19,7 +19,7 @@ def test_the_average_follows_the_formula_and_copies_counters():
 
 def test_applied_lends_the_average_and_gives_the_weights_back():
     module = torch.nn.Linear(2, 2)
-    average = MovingAverage(module, 0.5)
+    average = MovingAverage(module.state_dict, 0.5)
     with torch.no_grad():
         module.weight.fill_(7.0)
     with average.applied():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from understudy.engine.distributed import Ranks, Share
 from understudy.engine.reduction import GradientMean, Gradients
+from understudy.engine.sharding import Shards
 from understudy.gradients import align_features, align_gradients
 from understudy.gradients.align import Role
 from understudy.interface import Align
@@ -28,6 +29,8 @@ class StepOutput:
     """Label of each active term -> its weighted loss."""
     logits: Tensor
     """``(B, C)`` logits of the model that will be deployed."""
+    network_logits: Tensor
+    """Logits of the student's own classifier, of all images that this process computed."""
     share: Share
     """Which part of the global batch this process held."""
     label_loss: Tensor | None
@@ -51,14 +54,19 @@ class Backward:
     parameters: Mapping[str, nn.Parameter]
     align: Align
     ranks: Ranks
+    shards: Shards | None = None
+    """The student, where each process holds its rows; then ``align`` must be ``none``."""
     info: dict[str, Tensor] = field(default_factory=dict)
     """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
     _label: Gradients = field(default_factory=list)
     _guide: Gradients = field(default_factory=list)
+    _whole: dict[str, nn.Parameter] = field(init=False)
     _mean: GradientMean = field(init=False)
 
     def __post_init__(self) -> None:
-        self._mean = GradientMean(self.parameters, self.ranks)
+        own = set() if self.shards is None else {id(p) for p in self.shards.own.values()}
+        self._whole = {name: p for name, p in self.parameters.items() if id(p) not in own}
+        self._mean = GradientMean(self._whole, self.ranks)
 
     def __call__(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Differentiates ``scale`` times the losses of ``out``; merges and writes ``.grad`` if it is the ``last`` part.
@@ -66,6 +74,9 @@ class Backward:
         As with ``loss.backward()``, what already stands in ``.grad`` is added to. A parameter that no loss reaches
         keeps what it has.
         """
+        if self.shards is not None:
+            self._through_shards(self.shards, out, last, scale)
+            return
         label, guide = self._differentiate(out, scale)
         self._label = _add(self._label, label)
         self._guide = _add(self._guide, guide)
@@ -76,6 +87,16 @@ class Backward:
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def _through_shards(self, shards: Shards, out: StepOutput, last: bool, scale: float) -> None:
+        """FSDP2 averages the student's gradients while it differentiates; the heads' are averaged here."""
+        if out.loss.requires_grad:
+            shards.backward(out.loss * scale, out.network_logits, last)
+        heads = list(self._whole.values())
+        if last and heads:
+            (means,) = self._mean([p.grad for p in heads], terms=tuple(out.terms))
+            for parameter, mean in zip(heads, means, strict=True):
+                parameter.grad = mean
 
     def _differentiate(self, out: StepOutput, scale: float) -> tuple[Gradients, Gradients]:
         """Returns the gradients of L_1 and L_2, or of their sum and nothing where they need not be told apart."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from understudy.engine.compiled import Compiled
 from understudy.engine.distributed import Ranks, Share
 from understudy.engine.guides import ONLY, Guides, by_name, check_teachers, seen_by
 from understudy.engine.relations import GlobalBatch
+from understudy.engine.sharding import Shards
 from understudy.interface import Align, Batch, Network, Outputs, Setup
 from understudy.methods.term import Term, build_terms
 from understudy.models import family, known_roles
@@ -51,6 +53,9 @@ class Distiller(nn.Module):
         sync_bn: with several processes, whether batch norms see the images of all, so that their number changes
             nothing but rounding; otherwise each normalises its own images (faster), and the first one's running
             statistics count.
+        shard: with several processes, leave each one its rows of the student's parameters (FSDP2); needs ``align``
+            ``none``. What an optimiser holds are those rows, :meth:`whole_state` gathers them.
+        sharded_teachers: names of the teachers of which each process keeps its rows (one alone is ``teacher``).
 
     Raises:
         ValueError: unknown methods or settings, taps that do not exist, networks that do not suit a term.
@@ -82,6 +87,8 @@ class Distiller(nn.Module):
         precision: str = "fp32",
         same_family: bool | None = None,
         sync_bn: bool = True,
+        shard: bool = False,
+        sharded_teachers: Iterable[str] = (),
     ) -> None:
         super().__init__()
         terms = build_terms(losses)
@@ -92,7 +99,9 @@ class Distiller(nn.Module):
         network = describe(student, example, known=known_roles(student), overrides=student_taps)
         taps = (teacher_taps or {}) if isinstance(teacher, Mapping) else {ONLY: teacher_taps}
         guides = {
-            name: describe(module, example, known=known_roles(module), overrides=taps.get(name))
+            name: describe(
+                module, _beside(module, example), known=known_roles(module), overrides=taps.get(name)
+            )
             for name, module in modules.items()
         }
         self._setups = {
@@ -112,9 +121,12 @@ class Distiller(nn.Module):
         self._replacing = next((t for t in self.terms if t.method.replaces_classifier), None)
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} & network.shapes.keys()))))
-        self.guides = Guides(guides, self.terms, precision, example)
+        self.guides = Guides(guides, self.terms, precision, example, sharded_teachers)
         self._run_student: Callable[[Tensor], Tensor] = self.student.__call__
-        self._backward = Backward(dict(self._trainable()), align, self.ranks)
+        self._shards: Shards | None = None
+        if shard and self.ranks.several:
+            self._shards = self._divided(example.device)
+        self._backward = Backward(dict(self._trainable()), align, self.ranks, self._shards)
 
     @property
     def setup(self) -> Setup:
@@ -199,8 +211,9 @@ class Distiller(nn.Module):
         logits = logits[share.rows] if share.repeated else logits
         theirs = next(iter(guided.values())).get("logits") if len(guided) == 1 else None
         theirs = theirs[share.rows] if share.repeated and theirs is not None else theirs
+        feature = student.get("feature") if self._shards is None else None  # no backward but the one of all
         return StepOutput(
-            loss, losses, logits, share, _total(label), _total(guide), student.get("feature"), theirs
+            loss, losses, logits, student["logits"], share, _total(label), _total(guide), feature, theirs
         )
 
     def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
@@ -223,6 +236,10 @@ class Distiller(nn.Module):
         Args:
             backend: of :func:`torch.compile`.
         """
+        if self._shards is not None:
+            raise ValueError(
+                "train.compile must be off where train.shard is on, got both. Turn one of them off"
+            )
         self._run_student = Compiled(self.student, backend)
 
     def active(self, epoch: int) -> list[Term]:
@@ -234,12 +251,20 @@ class Distiller(nn.Module):
         """``lambda``, ``dot``, ``norm_sq``, ``cosine`` of the last backward, on the device; empty without alignment."""
         return self._backward.info
 
+    def note_alignment(self, info: Mapping[str, Tensor]) -> None:
+        """Takes what a recorded backward found."""
+        self._backward.info = dict(info)
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         """Returns what the optimiser should hold: the student's parameters and the heads', complete after construction.
 
         A classifier that a term replaces (SimKD, IJCKD) is left out: no loss reaches it.
         """
         return [parameter for _, parameter in self._trainable()]
+
+    def trainable_names(self) -> list[str]:
+        """Returns the names of :meth:`trainable_parameters`, in their order."""
+        return [name for name, _ in self._trainable()]
 
     def prepare(self, batches: Iterable[Any]) -> None:
         """Lets every term compute what it must know of the training data (``dino``: the teacher's class means).
@@ -253,13 +278,18 @@ class Distiller(nn.Module):
         for term in self.terms:
             heads = self._heads(term)
             if term.method.needs_prepare(heads):
-                state = self.ranks.first(partial(self._prepare, term, stream))
+                prepare = partial(self._prepare, term, stream)
+                if self.guides.divided:  # a teacher that only all can ask
+                    self.ranks.together(prepare)
+                    continue
+                state = self.ranks.first(prepare)
                 if not self.ranks.is_first:
                     heads.load_state_dict(state)
 
     def share_state(self) -> None:
         """Gives all processes the first one's weights and buffers; collective. The first forward does it, too."""
-        self.ranks.spread(self.state_dict().values())
+        if not self._shared or self._shards is None:  # rows were cut from the first one's weights
+            self.ranks.spread(self.state_dict().values())
         self._shared = True
 
     def share_statistics(self) -> None:
@@ -288,14 +318,84 @@ class Distiller(nn.Module):
         return self._logits(self._student(images))
 
     def deployable(self) -> nn.Module:
-        """Returns a plain copy of the model to ship: no taps, no heads, no teacher.
+        """Returns a plain copy of the model to ship: no taps, no heads, no teacher; collective with ``shard``.
 
         It is the student as given, with its trained weights; for a term that replaces the classifier, the student's
         backbone with the connector and the teacher's classifier.
         """
+        network = self.network
+        if self._shards is not None:
+            plain, state = self._shards.plain, self.whole_state()
+            plain.load_state_dict({name: state[f"student.{name}"] for name in plain.state_dict()})
+            network = replace(network, module=plain)
         if self._replacing is not None:
-            return without_hooks(self._replacing.method.deploy(self.network, self._heads(self._replacing)))
-        return without_hooks(self.student)
+            return without_hooks(self._replacing.method.deploy(network, self._heads(self._replacing)))
+        return without_hooks(network.module)
+
+    @property
+    def divided(self) -> bool:
+        """Whether each process holds its rows of the student's parameters."""
+        return self._shards is not None
+
+    def live_state(self) -> dict[str, Tensor]:
+        """Returns the tensors that this process trains, by name: ``state_dict()``, or the own rows with ``shard``."""
+        own = (
+            {} if self._shards is None else {f"student.{n}": p.detach() for n, p in self._shards.own.items()}
+        )
+        return self.state_dict() | own
+
+    def whole_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Returns everybody's rows as whole tensors; collective with ``shard``.
+
+        Args:
+            state: what belongs to entries of :meth:`live_state`, by name; by default that itself.
+        """
+        return self._translated(self.live_state() if state is None else state, Shards.whole)
+
+    def own_state(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns what this process holds of whole tensors: the inverse of :meth:`whole_state`."""
+        return self._translated(whole, Shards.part)
+
+    @torch.no_grad()
+    def take_state(self, whole: Mapping[str, Tensor]) -> None:
+        """Takes what :meth:`whole_state` returned, on any number of processes; without ``shard`` as a module does.
+
+        Raises:
+            RuntimeError: it is another distiller's.
+        """
+        if self._shards is None:
+            self.load_state_dict(whole)
+            return
+        live = self.live_state()
+        if live.keys() != whole.keys():
+            different = ", ".join(sorted(live.keys() ^ whole.keys())[:3])
+            raise RuntimeError(f"the state must have the same entries, got different ones: {different}")
+        rows = {f"student.{name}" for name in self._shards.own}
+        self.load_state_dict({n: tensor for n, tensor in whole.items() if n not in rows}, strict=False)
+        own = self.own_state(whole)
+        for name in rows:
+            live[name].copy_(own[name])
+
+    @contextmanager
+    def assembled(self) -> Iterator[None]:
+        """Lets each process ask the student as often as it likes (:meth:`predict`); collective with ``shard``."""
+        if self._shards is None:
+            yield
+            return
+        with self._shards.assembled():
+            yield
+
+    def gradient_norm(self) -> Tensor:
+        """Returns the Euclidean norm of all gradients, 0-d; collective with ``shard``."""
+        parameters = self.trainable_parameters()
+        if self._shards is None:
+            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        own = {id(p) for p in self._shards.own.values()}
+        rows, heads = (
+            nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]).double().square()
+            for some in ([p for p in parameters if id(p) in own], [p for p in parameters if id(p) not in own])
+        )
+        return (self.ranks.total(rows) + heads.to(rows.device)).sqrt()
 
     def deployed_names(self) -> list[str]:
         """Returns the names in ``state_dict()`` of what is measured and deployed: not banks, not throw-away heads."""
@@ -314,6 +414,28 @@ class Distiller(nn.Module):
         """Removes all taps from both networks."""
         self._taps.close()
         self.guides.close()
+
+    def _divided(self, device: torch.device) -> Shards:
+        """Leaves each process its rows of the first one's student."""
+        if self.align != "none":
+            raise ValueError(
+                f"gradients.align must be none where train.shard is on, got {self.align}: FSDP2 gives one gradient, "
+                "not two to merge. Turn train.shard off, or set align to none"
+            )
+        self.share_state()
+        return Shards(self.student, device, self.ranks)
+
+    def _translated(
+        self, state: Mapping[str, Tensor], change: Callable[[Shards, str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        shards = self._shards
+        if shards is None:
+            return dict(state)
+        rows = {f"student.{name}" for name in shards.own}
+        return {
+            name: change(shards, name.removeprefix("student."), tensor) if name in rows else tensor
+            for name, tensor in state.items()
+        }
 
     def _prepare(self, term: Term, batches: Iterable[Batch]) -> dict[str, Tensor]:
         heads = self._heads(term)
@@ -342,9 +464,10 @@ class Distiller(nn.Module):
         unused = set()
         if self._replacing is not None and self.network.head is not None:
             unused = {id(p) for p in self.network.classifier.parameters()}
+        own = {} if self._shards is None else self._shards.own
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and id(parameter) not in unused:
-                yield name, parameter
+                yield name, own.get(name.removeprefix("student."), parameter)
 
 
 def _setup(
@@ -400,6 +523,11 @@ def _check_pair(term: Term, setup: Setup) -> None:
                     f"{type(network.module).__name__}. Name its module in the config: {side}.taps.{role}. "
                     f"Found: {', '.join(network.shapes)}"
                 )
+
+
+def _beside(module: nn.Module, example: Tensor) -> Tensor:
+    """Returns the images where a network lies: a teacher to be divided waits on the host."""
+    return example.to(next(module.parameters(), example).device)
 
 
 def _default_example(student: nn.Module) -> Tensor:

@@ -139,21 +139,17 @@ class Watch:
         self,
         meters: Meters,
         images: int,
-        parameters: Iterable[nn.Parameter],
         optimizer: torch.optim.Optimizer,
-        norm: Tensor | None = None,
+        norm: Tensor,
     ) -> None:
         """Takes down a step's losses and gradient; tells the optimiser whether to leave the step out.
 
         Args:
             meters: after the step's losses were added.
             images: of the global batch.
-            parameters: with their gradients.
             optimizer: a fused one, which looks at ``found_inf`` on the device.
-            norm: of the gradient, if it is known already.
+            norm: of the gradient.
         """
-        if norm is None:
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         mine = norm if self.ranks.is_first else torch.zeros_like(norm)  # all processes have the same
         losses = (meters.sums - self._sums) / images
         row = torch.cat([losses, mine.to(device=losses.device, dtype=losses.dtype).reshape(1)])

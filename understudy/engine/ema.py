@@ -1,12 +1,12 @@
-"""An exponential moving average of a module's state."""
+"""An exponential moving average of what a module holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class MovingAverage:
@@ -16,40 +16,41 @@ class MovingAverage:
     that is itself a model.
     """
 
-    def __init__(self, module: nn.Module, decay: float, names: Iterable[str] | None = None) -> None:
-        """Starts from the module's present state.
+    def __init__(
+        self, state: Callable[[], Mapping[str, Tensor]], decay: float, names: Iterable[str] | None = None
+    ) -> None:
+        """Starts from the present state.
 
         Args:
-            module: whose state is averaged.
+            state: returns the live tensors whose average is kept, as a module's ``state_dict`` does.
             decay: share of the old average that is kept in a step, 0 to 1.
             names: entries of the state to average; all by default.
         """
-        self.module = module
+        self.state = state
         self.decay = decay
-        state = module.state_dict()
-        self.average = {name: state[name].detach().clone() for name in (state if names is None else names)}
+        now = state()
+        self.average = {name: now[name].detach().clone() for name in (now if names is None else names)}
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes one step towards the module's present state."""
-        state = self.module.state_dict()
+        """Takes one step towards the present state."""
+        state = self.state()
         floating = [name for name, tensor in self.average.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage] (as torch.optim itself does)
             [self.average[n] for n in floating], [state[n].detach() for n in floating], 1.0 - self.decay
         )
-        for name, tensor in self.average.items():
-            if not tensor.is_floating_point():
-                tensor.copy_(state[name])
+        _copy({name: state[name] for name in self.average.keys() - set(floating)}, self.average)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Lends the averaged state to the module."""
-        state = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        self.module.load_state_dict(state | self.average)
+        """Lends the averages to whom the state belongs."""
+        state = self.state()
+        before = {name: state[name].detach().clone() for name in self.average}
+        _copy(self.average, state)
         try:
             yield
         finally:
-            self.module.load_state_dict(state)
+            _copy(before, state)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the averages."""
@@ -57,5 +58,10 @@ class MovingAverage:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes saved averages."""
-        for name, tensor in self.average.items():
-            tensor.copy_(state[name])
+        _copy({name: state[name] for name in self.average}, self.average)
+
+
+@torch.no_grad()
+def _copy(values: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        places[name].copy_(value)

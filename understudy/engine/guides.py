@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
+from understudy.engine.distributed import Ranks
+from understudy.engine.sharding import divide
 from understudy.interface import Batch, Network, Outputs
 from understudy.methods.method import TeacherPass
 from understudy.methods.term import Term
 from understudy.nearest import did_you_mean
+from understudy.taps import without_hooks
 from understudy.teacher.fold import Folding, fold_batch_norms
 from understudy.teacher.frozen import Teacher
 
@@ -25,14 +29,29 @@ class Guides:
     Each runs with its batch norms folded, on a copy that is made at the first question. The copy follows the network
     it was made of: when weights are loaded into that, or it is moved to another device, the next question finds out
     and folds anew.
+
+    Args:
+        networks: by name.
+        terms: what reads them.
+        precision: in which they run.
+        example: one image batch, for dry runs; it lies where the teachers run.
+        divided: names of those of which each process keeps its rows alone (FSDP2), where there are several. They may
+            lie on the host; to be asked they must be by all processes.
     """
 
     def __init__(
-        self, networks: Mapping[str, Network], terms: Iterable[Term], precision: str, example: Tensor
+        self,
+        networks: Mapping[str, Network],
+        terms: Iterable[Term],
+        precision: str,
+        example: Tensor,
+        divided: Iterable[str] = (),
     ) -> None:
         self.networks = dict(networks)
         """The teachers as given."""
         self._terms, self._example = tuple(terms), example
+        self.divided = frozenset(divided) if Ranks().several else frozenset()
+        """Names of the teachers that must be asked by all processes together."""
         self._precision = dict.fromkeys(self.networks, precision)
         self._folded: dict[str, tuple[Folding, Teacher, object]] = {}
         for network in self.networks.values():
@@ -111,10 +130,23 @@ class Guides:
         if name not in self._folded or self._folded[name][2] != state:
             if name in self._folded:
                 self._folded[name][1].close()
-            folding = fold_batch_norms(network, self._example)
+            folding = self._fold(name)
             roles = self._roles(name, lambda term: (*term.method.teacher_taps, *term.method.prepare_taps))
             self._folded[name] = folding, Teacher(folding.network, roles, self._precision[name]), state
         return self._folded[name][1]
+
+    def _fold(self, name: str) -> Folding:
+        """Returns a teacher with its batch norms folded, each process holding its rows if it is to be divided."""
+        network = self.networks[name]
+        place = next(network.module.parameters(), self._example)
+        folding = fold_batch_norms(network, self._example.to(place.device))
+        if name not in self.divided:
+            return folding
+        module = folding.network.module
+        own = without_hooks(module) if module is network.module else module  # the given one stays as it is
+        divide(own, self._example.device)
+        note = f"{folding.note}; divided among {Ranks().world} processes"
+        return replace(folding, network=replace(folding.network, module=own), note=note)
 
     def _roles(self, name: str, read: Callable[[Term], Iterable[str]]) -> tuple[str, ...]:
         return tuple(sorted({role for t in self._terms if t.teacher in (None, name) for role in read(t)}))

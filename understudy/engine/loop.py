@@ -17,6 +17,7 @@ from torch import nn
 
 from understudy.config import TrainConfig
 from understudy.data.counter import step_seed
+from understudy.engine.captured import CapturedSteps
 from understudy.engine.checkpoint import load_checkpoint, save_checkpoint
 from understudy.engine.console import Console
 from understudy.engine.diagnostics import Diagnostics
@@ -26,6 +27,7 @@ from understudy.engine.divergence import CHECK_EVERY, Finding, SetbackError, Wat
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
+from understudy.engine.sharding import optimizer_state
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import Tracker
 from understudy.files import append_line, json_line, read_json_lines, write_atomic, write_text
@@ -63,6 +65,8 @@ class Job:
     """Time trained so far."""
     trackers: list[Tracker] = field(default_factory=list)
     """Who else is told every epoch's line."""
+    captured: CapturedSteps | None = None
+    """What runs forward and backward passes as one graph, if that was asked for and can be."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
@@ -96,13 +100,17 @@ class Job:
         return self.folder / "checkpoints" / "good.pt"
 
     def state(self) -> dict[str, Any]:
-        """Returns everything a later process needs to go on exactly."""
+        """Returns everything a later process needs to go on exactly; collective with ``train.shard``."""
+        distiller, average = self.distiller, self.average
+        optimizer = self.optimizer.state_dict()
+        if distiller.divided:
+            optimizer = optimizer_state(optimizer, distiller.trainable_names(), distiller.whole_state)
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "model": self.distiller.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
+            "model": distiller.whole_state(),
+            "optimizer": optimizer,
+            "average": None if average is None else distiller.whole_state(average.state_dict()),
             "meters": self.meters,
             "best": self.best,
             "seconds": self.seconds,
@@ -111,9 +119,18 @@ class Job:
         }
 
     def save(self) -> None:
-        """Writes the checkpoint; of several processes the first does."""
-        if self.ranks.is_first:
-            save_checkpoint(self.checkpoint, self.state())
+        """Writes the checkpoint; of several processes the first does, but all must ask for it."""
+        if self.ranks.is_first or self.distiller.divided:
+            state = self.state()
+            if self.ranks.is_first:
+                save_checkpoint(self.checkpoint, state)
+
+    def save_measured(self, path: Path) -> None:
+        """Writes the weights that are measured, as they are lent by :meth:`measured`; collective."""
+        with self.measured():
+            model = self.distiller.whole_state()
+            if self.ranks.is_first:
+                save_checkpoint(path, {"model": model})
 
     def keep_good(self) -> None:
         """Keeps the last checkpoint as the state to go back to, if there may be a need and it is one."""
@@ -145,15 +162,19 @@ class Job:
         """
         with self.average.applied() if self.average is not None else nullcontext():
             self.distiller.share_statistics()
-            yield
+            with self.distiller.assembled():
+                yield
 
     def load(self, state: dict[str, Any]) -> None:
         """Takes the state of a checkpoint."""
         self.epoch, self.step = state["epoch"], state["step"]
-        self.distiller.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        distiller, optimizer = self.distiller, state["optimizer"]
+        distiller.take_state(state["model"])
+        if distiller.divided:
+            optimizer = optimizer_state(optimizer, distiller.trainable_names(), distiller.own_state)
+        self.optimizer.load_state_dict(optimizer)
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.load_state_dict(distiller.own_state(state["average"]))
         self.meters, self.best, self.seconds = state["meters"], state["best"], state["seconds"]
         if "watch" in state:  # there was none before it
             self.watch.load_state_dict(state["watch"])
@@ -174,7 +195,7 @@ def steps(job: Job) -> Iterator[None]:
     """Trains as :func:`fit` does, and gives the word back after every step."""
     job.console.start("training", job.train.epochs * job.steps, job.epoch * job.steps + job.step)
     job.watch.prime(job.optimizer)
-    if job.watch.rewinds and job.ranks.is_first and not job.checkpoint.exists():
+    if job.watch.rewinds and not job.ranks.first(job.checkpoint.exists):
         job.save()
     job.keep_good()
     while job.epoch < job.train.epochs:
@@ -246,12 +267,10 @@ def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
             group["lr"] = rate * job.watch.lr_scale
         job.watch.begin(meters, job.average)
         _forward_backward(job, batch, answers, meters)
-        norm = None
+        norm = distiller.gradient_norm()
         if train.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(parameters, train.clip_norm)
-        job.watch.judge(
-            meters, job.stream.loader.global_batch_size(job.step), parameters, job.optimizer, norm
-        )
+            nn.utils.clip_grads_with_norm_(parameters, train.clip_norm, norm)
+        job.watch.judge(meters, job.stream.loader.global_batch_size(job.step), job.optimizer, norm)
         job.optimizer.step()
         job.optimizer.zero_grad(set_to_none=True)
         if job.average is not None:
@@ -278,6 +297,12 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
     """Fills the gradients of one batch, in as many parts as ``train.accumulate`` says."""
     shares = job.stream.loader.shares(job.step)  # part -> images of each process
     total = sum(map(sum, shares))
+    looking = meters.diagnostics.due(job.step, job.steps)
+    if job.captured is not None and not looking:  # which is not so where a batch has several parts
+        out = job.captured(batch, job.epoch, shares[0], answers)
+        meters.add(out.loss, out.terms, out.logits, batch.target, out.share.weight)
+        meters.add_alignment(dict(job.distiller.alignment))
+        return
     stop = 0
     for i, counts in enumerate(shares):
         rows = slice(stop, stop := stop + counts[job.ranks.rank])
@@ -294,7 +319,7 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
             counts=counts,
             answers=known,
         )
-        if i == 0 and meters.diagnostics.due(job.step, job.steps):
+        if i == 0 and looking:
             meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
         meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
@@ -325,21 +350,14 @@ def _settle(job: Job, finding: Finding | None) -> None:
 def _keep_best(job: Job, line: dict[str, Any]) -> None:
     if job.best is None or line["val/acc1"] > job.best["val/acc1"]:
         job.best = {"epoch": line["epoch"], "val/acc1": line["val/acc1"]}
-        with job.measured():
-            if job.ranks.is_first:
-                save_checkpoint(job.folder / "checkpoints" / "best.pt", {"model": job.distiller.state_dict()})
+        job.save_measured(job.folder / "checkpoints" / "best.pt")
 
 
 def _keep_checkpoint(job: Job) -> None:
     """Leaves the measured weights of every so many epochs where :func:`kept_checkpoints` finds them."""
     every = job.train.keep_checkpoints
     if every is not None and job.epoch % every == 0:
-        with job.measured():
-            if job.ranks.is_first:
-                save_checkpoint(
-                    job.folder / "checkpoints" / f"epoch-{job.epoch:05d}.pt",
-                    {"model": job.distiller.state_dict()},
-                )
+        job.save_measured(job.folder / "checkpoints" / f"epoch-{job.epoch:05d}.pt")
 
 
 def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -100,7 +100,7 @@ def contender(arm: ArmConfig, base: Config, plan: TuneConfig) -> Contender:
     }
     for term in terms:
         chosen |= _searches(term, lone=len(terms) == 1)
-    for key, where in plan.space.items():
+    for key, where in sorted(plan.space.items(), key=lambda entry: "/" in entry[0]):  # a method's own last
         method, _, rest = key.rpartition("/")
         if method in ("", arm.name) and (rest in paths or _changeable(rest)):
             chosen[rest] = where

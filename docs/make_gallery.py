@@ -51,6 +51,8 @@ EARLY: dict[str, list[dict[str, Any]]] = {
 INTRODUCTION = """
 # Gallery
 
+<!-- blocks not run: an hour of training; tests/test_gallery.py reads each of the commands -->
+
 Every figure of the papers that can be drawn, with the command that draws it; for a pair of your own, give its run
 folder. The pictures are made by `python docs/make_gallery.py` from real runs on digits (8×8 pixels, 300 training
 images, one seed unless said otherwise). They show what a figure looks like and that its command runs, not which

@@ -132,7 +132,9 @@ def _takes(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Annotated:
         kind, *bounds = typing.get_args(hint)
         words = {Gt: "above {}", Ge: "{} or more", Le: "at most {}"}
-        limits = [words[type(b)].format(getattr(b, type(b).__name__.lower())) for b in bounds]
+        limits = [
+            words[type(b)].format(getattr(b, type(b).__name__.lower())) for b in bounds if type(b) in words
+        ]
         return ("whole, " if kind is int else "") + ", ".join(limits)
     return "models of the zoo, or `same`" if hint == tuple[str, ...] else "pairs of numbers, or null"
 

@@ -26,6 +26,7 @@ from understudy.exports import export as export
 from understudy.interface import Batch as Batch
 from understudy.interface import Network as Network
 from understudy.interface import Outputs as Outputs
+from understudy.interface import Search as Search
 from understudy.interface import Setup as Setup
 from understudy.methods import METHODS as METHODS
 from understudy.methods import Method as Method
@@ -44,3 +45,5 @@ from understudy.study import Study as Study
 from understudy.study import study as study
 from understudy.taps import Taps as Taps
 from understudy.taps import describe as describe
+from understudy.tune import Tuned as Tuned
+from understudy.tune import tune as tune

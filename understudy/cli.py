@@ -110,6 +110,29 @@ def study(
     run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
 
 
+def tune(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    auto: Annotated[
+        bool,
+        typer.Option("--auto", help="Race the student alone, kd, dkd, dhkd, kd++ and reviewkd"),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own")] = 1,
+    quiet: Quiet = False,
+    trial: Annotated[Optional[int], typer.Option(hidden=True)] = None,  # noqa: UP045 (what a worker is started with)
+) -> None:
+    """Search settings, or the method, on images held out of train; goes on where it was stopped; writes best.yaml."""
+    if trial is not None:
+        from understudy.config import load_config
+        from understudy.trial import run_trial
+
+        run_trial(load_config(config), trial)
+        return
+    from understudy.tune import tune as run_tune
+
+    run_tune(config, auto=auto, workers=workers, quiet=quiet, **_parsed(overrides))
+
+
 def demo(
     output: Annotated[str, typer.Option(help="Folder of all runs and of the report")] = "runs/demo",
     quiet: Quiet = False,
@@ -276,6 +299,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "export": export,
     "study": study,
+    "tune": tune,
     "compare": compare,
     "report": report,
     "init": init,

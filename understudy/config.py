@@ -7,12 +7,12 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from understudy.interface import Align
+from understudy.interface import Align, Search
 from understudy.methods.presets import preset
 from understudy.methods.term import build_terms, first_problem
 from understudy.nearest import did_you_mean
@@ -148,7 +148,7 @@ class OptimizerConfig(_Strict):
     """SGD or AdamW."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(default=0.05, gt=0)
+    lr: Annotated[float, Search(0.25, 4.0, of_value=True)] = Field(default=0.05, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -232,11 +232,19 @@ class TrainConfig(_Strict):
 
 
 class ArmConfig(_Strict):
-    """A list of terms in a study, under a name."""
+    """A list of terms in a study or a search, under a name."""
 
     name: str
     losses: list[dict[str, Any]]
     gradients: GradientsConfig = GradientsConfig()
+
+    @field_validator("name")
+    @classmethod
+    def _names_are_no_paths(cls, name: str) -> str:
+        """The runs of an arm are in a folder of its name."""
+        if not name.strip(". ") or "/" in name or "\\" in name:
+            raise ValueError(f"the name of an arm must be a name without slashes, got {name!r}. Rename it")
+        return name
 
 
 class StudyConfig(_Strict):
@@ -245,16 +253,48 @@ class StudyConfig(_Strict):
     methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
 
-    @field_validator("methods")
-    @classmethod
-    def _names_are_no_paths(cls, methods: list[str | ArmConfig]) -> list[str | ArmConfig]:
-        """The runs of an arm are in a folder of its name."""
-        for name in (entry.name for entry in methods if isinstance(entry, ArmConfig)):
-            if not name.strip(". ") or "/" in name or "\\" in name:
-                raise ValueError(
-                    f"the name of an arm must be a name without slashes, got {name!r}. Rename it"
-                )
-        return methods
+
+class RangeConfig(_Strict):
+    """Numbers from ``low`` to ``high``."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    """Whether factors count alike, not differences."""
+    step: int | float | None = Field(default=None, gt=0)
+    """Only every so many; whole numbers where all three are whole."""
+
+    @model_validator(mode="after")
+    def _runs_upwards(self) -> RangeConfig:
+        if not self.low < self.high:
+            raise ValueError(
+                f"a range must have low below high, got {self.low:g} and {self.high:g}. Swap or correct them"
+            )
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(
+                f"a range with log must have low above 0 and no step, got low {self.low:g} and step {self.step}. "
+                "Leave out log, or correct it"
+            )
+        return self
+
+
+class TuneConfig(_Strict):
+    """A search for settings, judged on images held out of train (``data.val``)."""
+
+    trials: int = Field(default=30, ge=1)
+    """Settings tried in all; a larger number later goes on from there."""
+    methods: list[str | ArmConfig] | None = Field(default=None, min_length=1)
+    """Presets, or lists of terms under names of their own, that race each other; by default the config's own terms."""
+    space: dict[
+        str, RangeConfig | Annotated[list[bool | int | float | str | None], Field(min_length=1)] | None
+    ] = {}
+    """``TERM.FIELD``, ``METHOD/TERM.FIELD`` or a key of the config: a range, a list of choices, or null to leave it as
+    it is. What is not named is searched where its field says so."""
+    pruner: Literal["halving", "median", "none"] = "halving"
+    """Who is stopped early: all but the best third at a ninth and at a third of the epochs (successive halving), who
+    is below the median from a ninth of the epochs on, or nobody. Nobody is stopped after half of them."""
+    min_epochs: int | None = Field(default=None, ge=1)
+    """Epochs before the first such decision; by default a ninth of all."""
 
 
 class Config(_Strict):
@@ -274,6 +314,7 @@ class Config(_Strict):
     gradients: GradientsConfig = GradientsConfig()
     train: TrainConfig = TrainConfig()
     study: StudyConfig | None = None
+    tune: TuneConfig | None = None
     output: str = "runs/run"
 
     @field_validator("losses")

@@ -72,6 +72,7 @@ def attach_answers(
     folder: Path,
     ranks: Ranks,
     *,
+    runs: int = 1,
     say: Callable[[str], None] = lambda line: None,
 ) -> Built:
     """Gives a job's stream the teachers' answers, out of tables where the config has them; collective.
@@ -83,6 +84,7 @@ def attach_answers(
         stream: of the job; :meth:`Stream.close` closes the tables.
         folder: of the run, beside which ``auto`` puts tables unless ``teacher.tables`` says where.
         ranks: the processes that train together.
+        runs: how many jobs share the tables, this one counted.
         say: tells the user what happens to a table while it is used.
 
     Returns:
@@ -95,7 +97,7 @@ def attach_answers(
     names = built.distiller.guides.networks
     guided = ranks.together(lambda: [g for name in names if (g := guide(built, name, images))])
     epochs = built.config.train.epochs
-    places = ranks.first(lambda: {g.name: _place(g, folder, epochs) for g in guided})
+    places = ranks.first(lambda: {g.name: _place(g, folder, epochs, runs) for g in guided})
     asked = {name: _last_asked(stream, name, epochs) for name in places}
     stream.answers = ranks.together(
         lambda: {
@@ -207,14 +209,14 @@ def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None)
     )
 
 
-def _place(guidance: Guidance, folder: Path, epochs: int) -> tuple[str, str]:
+def _place(guidance: Guidance, folder: Path, epochs: int, runs: int) -> tuple[str, str]:
     """Returns where a teacher's answers are kept (``off``, ``memory`` or a folder), and a note."""
     config = guidance.config
     if config.table != AUTO:
         return config.table, ""
     assert guidance.fingerprint is not None
     path, note = auto_table(
-        guidance.blocks.layout, guidance.fingerprint, tables_folder(config, folder), epochs=epochs
+        guidance.blocks.layout, guidance.fingerprint, tables_folder(config, folder), epochs=epochs, runs=runs
     )
     return OFF if path is None else str(path), note
 

@@ -9,10 +9,28 @@ from typing import Annotated, Literal, TypeAlias
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where ``tune`` looks for a number: it stands beside the number's bounds, in the annotation of its field.
+
+    A field without is never changed, nor is a number that is 0: it is switched off.
+    """
+
+    low: float
+    high: float
+    log: bool = True
+    """Whether factors count alike, not differences."""
+    of_value: bool = False
+    """Whether ``low`` and ``high`` are multiples of what the config says."""
+
+
 Positive: TypeAlias = Annotated[float, Gt(0)]
 """A number above 0, such as a temperature."""
 NonNegative: TypeAlias = Annotated[float, Ge(0)]
 """A number from 0 up, such as a weight."""
+Temperature: TypeAlias = Annotated[float, Gt(0), Search(1.0, 8.0)]
+"""Of a softmax or sigmoid; the papers publish 1 to 4, and 8 in their sweeps."""
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A number from 0 to 1."""
 

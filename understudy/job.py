@@ -50,6 +50,7 @@ def open_job(
     quiet: bool,
     first: tuple[Job, Built] | None = None,
     prefix: str = "",
+    runs: int = 1,
 ) -> tuple[Job, Built]:
     """Builds a job and claims its folder.
 
@@ -64,6 +65,7 @@ def open_job(
         quiet: print nothing.
         first: a job in lockstep with this one, whose batches, teachers and automatic choices it shares.
         prefix: of what is said.
+        runs: how many jobs share the teachers' tables.
     """
     folder, ranks = Path(config.output), Ranks()
     wanted, data, stream = stored or config, None, None
@@ -84,7 +86,7 @@ def open_job(
     if first is None:
         held.callback(job.stream.close)
         built = settle_precision(built, job.stream.loader.image_set, ranks)
-        built = attach_answers(built, job.stream, folder, ranks, say=console.say)
+        built = attach_answers(built, job.stream, folder, ranks, runs=runs, say=console.say)
     else:
         built.distiller.share_teachers(first[1].distiller)
     ranks.first(partial(_claim, held, folder, config, built))

@@ -33,8 +33,10 @@ class Task:
     label: str
     """For messages."""
     verb: str
-    """``train`` or ``distill``."""
+    """``train`` or ``distill``; a worker takes any verb of the command line."""
     config: Config
+    options: tuple[str, ...] = ()
+    """More of the worker's command line."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Runs:
             self._tell(number)
 
     def _at_once(self, waiting: list[int]) -> None:
-        stop, running = threading.Event(), dict[int, _Worker]()
+        stop, running = threading.Event(), dict[int, Worker]()
         share = max(1, (os.cpu_count() or 1) // self.workers)
         with stopped_by_signals(stop), tempfile.TemporaryDirectory(prefix="understudy-study-") as folder:
             try:
@@ -110,14 +112,14 @@ class Runs:
                         waiting.remove(number)
                         if not self._known(number):
                             config = Path(folder) / f"{number}.yaml"
-                            running[number] = _Worker(self.tasks[number], share, config)
+                            running[number] = Worker(self.tasks[number], share, config)
                     time.sleep(_PAUSE)
             finally:
-                _end(list(running.values()))
+                end(list(running.values()))
         if stop.is_set():
             raise InterruptedRunError
 
-    def _take(self, number: int, worker: _Worker) -> None:
+    def _take(self, number: int, worker: Worker) -> None:
         """Notes what a worker that has ended leaves behind."""
         if not self._known(number):
             raise ValueError(f"{self.tasks[number].label}: {worker.problem}")
@@ -130,7 +132,7 @@ class Runs:
         self.say(f"{self.tasks[number].label}: {what} ({len(self.results)} of {len(self.tasks)} runs)")
 
 
-class _Worker:
+class Worker:
     """One run in a process of its own, in a group of its own: Ctrl-C reaches it once, through its parent."""
 
     def __init__(self, task: Task, threads: int, config: Path) -> None:
@@ -140,7 +142,7 @@ class _Worker:
         self.errors = config.with_suffix(".txt")
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "understudy.worker", task.verb, str(config), "--quiet"],
+                [sys.executable, "-m", "understudy.worker", task.verb, str(config), "--quiet", *task.options],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -182,7 +184,7 @@ def is_held(folder: Path) -> bool:
         return True
 
 
-def _end(workers: list[_Worker]) -> None:
+def end(workers: list[Worker]) -> None:
     """Asks the workers for a checkpoint and an end."""
     for worker in workers:
         if worker.alive:

@@ -79,7 +79,7 @@ def study(
             "study must have a teacher, got none. Add teacher: {model: ...}; without weights it is trained first"
         )
     plan = config.study or StudyConfig()
-    arms = [_arm(entry, config) for entry in plan.methods]
+    arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder):
@@ -207,7 +207,8 @@ def _add_published(rows: list[dict[str, Any]], config: Config) -> None:
             row["published"] = [asdict(entry) for entry in known[row["name"]]]
 
 
-def _arm(entry: str | ArmConfig, base: Config) -> ArmConfig:
+def arm_config(entry: str | ArmConfig, base: Config) -> ArmConfig:
+    """Returns a method of ``study.methods`` or ``tune.methods`` with its terms, a preset's for this data and pair."""
     if isinstance(entry, ArmConfig):
         return entry
     teacher = None if base.teacher is None else base.teacher.model

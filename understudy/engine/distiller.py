@@ -46,8 +46,8 @@ class Distiller(nn.Module):
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
             memory an image.
-        student_taps, teacher_taps: module paths by role, where finding them automatically fails (for several
-            teachers by name).
+        student_taps: module paths by role, where finding them automatically fails.
+        teacher_taps: likewise (for several teachers by name).
         precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
         same_family: whether both networks are of one family; by default judged by their classes.
         sync_bn: with several processes, whether batch norms see the images of all, so that their number changes

@@ -20,7 +20,7 @@ class Tracker(Protocol):
     """Who is told the numbers of a run."""
 
     def log(self, line: Mapping[str, Any]) -> None:
-        """Takes one line of ``metrics.jsonl``; ``line["epoch"]`` is the step, from 1."""
+        """Takes one line of ``metrics.jsonl``; ``line["epoch"]`` is the step, from 1. What it raises ends the run."""
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, Outputs, Positive
+from understudy.interface import Batch, Outputs, Temperature
 from understudy.losses.binary_kl import binary_kl_loss, binary_kl_norm_loss
 from understudy.methods.logits import logit_pair
 from understudy.methods.method import Method
@@ -25,7 +25,7 @@ class BinaryKL(Method):
 
     paper: ClassVar[str] = f"{_PAPER}, Eq. 1"
 
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
@@ -39,7 +39,7 @@ class BinaryKLNorm(Method):
 
     paper: ClassVar[str] = f"{_PAPER}, Eq. 5"
 
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:

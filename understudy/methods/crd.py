@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from understudy.heads.crd_memory import CRDMemory
 from understudy.heads.embedding import feature_embeddings
-from understudy.interface import Batch, Outputs, Positive, Setup, Share
+from understudy.interface import Batch, Outputs, Positive, Search, Setup, Share
 from understudy.losses.crd import crd_loss
 from understudy.losses.numerics import unit
 from understudy.methods.method import Method
@@ -25,7 +25,7 @@ class CRD(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
 
-    temperature: Positive = 0.07
+    temperature: Annotated[Positive, Search(0.03, 0.2)] = 0.07
     negatives: Annotated[int, Ge(1)] = 16384
     """Images of other classes that each sample is told from, drawn anew for every batch."""
     width: Annotated[int, Ge(1)] = 128

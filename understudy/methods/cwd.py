@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from understudy.heads.shapes import map_shape
 from understudy.heads.tokens import as_map
-from understudy.interface import Batch, Outputs, Positive, Setup
+from understudy.interface import Batch, Outputs, Setup, Temperature
 from understudy.losses.cwd import cwd_loss
 from understudy.losses.shapes import pool_larger
 from understudy.methods.method import Method
@@ -27,7 +27,7 @@ class CWD(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
 
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the projector, the identity for equal channels.

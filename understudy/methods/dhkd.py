@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from understudy.heads.auxiliary import auxiliary_head
-from understudy.interface import Batch, Outputs, Positive, Setup
+from understudy.interface import Batch, Outputs, Setup, Temperature
 from understudy.losses.binary_kl import binary_kl_loss, binary_kl_norm_loss
 from understudy.losses.kd import kd_loss
 from understudy.methods.method import Method
@@ -28,7 +28,7 @@ class DHKD(Method):
     paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation"
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
 
-    temperature: Positive = 2.0
+    temperature: Temperature = 2.0
     head: Head = "auto"
     head_loss: Literal["binary_kl_norm", "binary_kl", "kd"] = "binary_kl_norm"
 
@@ -52,7 +52,7 @@ class DualHeadKD(Method):
     paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation, Table 6"
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     head: Head = "auto"
 
     def resolved(self, setup: Setup) -> DualHeadKD:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from understudy.heads.projector import Projector, student_projector
-from understudy.interface import Batch, NonNegative, Outputs, Setup
+from understudy.interface import Batch, NonNegative, Outputs, Search, Setup
 from understudy.losses.dino import dino
 from understudy.methods.means import MeansSource, class_means, class_means_head, fill_class_means
 from understudy.methods.method import Method, TeacherPass
@@ -26,7 +26,7 @@ class Dino(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
 
-    teacher_norm_scale: NonNegative = 1.0
+    teacher_norm_scale: Annotated[NonNegative, Search(0.5, 2.0)] = 1.0
     class_balanced: bool = False
     projector: Projector = "released"
     means: MeansSource = "class_means"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, NonNegative, Outputs, Positive
+from understudy.interface import Batch, NonNegative, Outputs, Search, Temperature
 from understudy.losses.dist import dist_loss
 from understudy.methods.logits import logit_pair
 from understudy.methods.method import Method
@@ -22,9 +22,9 @@ class DIST(Method):
 
     paper: ClassVar[str] = "Huang et al., Knowledge Distillation from A Stronger Teacher, NeurIPS 2022"
 
-    beta: NonNegative = 1.0
-    gamma: NonNegative = 1.0
-    temperature: Positive = 4.0
+    beta: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
+    gamma: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
     @property

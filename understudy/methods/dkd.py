@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, NonNegative, Outputs, Positive
+from understudy.interface import Batch, NonNegative, Outputs, Search, Temperature
 from understudy.losses.dkd import dkd, nckd, tckd
 from understudy.methods.logits import logit_pair
 from understudy.methods.method import Method
@@ -22,9 +22,9 @@ class DKD(Method):
     paper: ClassVar[str] = _PAPER
     uses_labels: ClassVar[bool] = True
 
-    alpha: NonNegative = 1.0
-    beta: NonNegative = 8.0
-    temperature: Positive = 4.0
+    alpha: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
+    beta: Annotated[NonNegative, Search(0.5, 16.0)] = 8.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
@@ -40,7 +40,7 @@ class TCKD(Method):
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
     uses_labels: ClassVar[bool] = True
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
@@ -55,7 +55,7 @@ class NCKD(Method):
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
     uses_labels: ClassVar[bool] = True
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from understudy.interface import Batch, NonNegative, Outputs, Positive, Setup
+from understudy.interface import Batch, NonNegative, Outputs, Setup, Temperature
 from understudy.losses.dml import dml_loss
 from understudy.methods.method import Method
 from understudy.models import create_model
@@ -31,7 +31,7 @@ class DML(Method):
 
     peers: tuple[str, ...] = ("same",)
     """Models of the zoo; ``same`` is another student, initialised anew."""
-    temperature: Positive = 1.0
+    temperature: Temperature = 1.0
     peer_ce_weight: NonNegative = 1.0
     """Of the peers' cross-entropy, inside the term: divide by the term's weight if that is not 1."""
 

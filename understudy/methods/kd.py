@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, Outputs, Positive
+from understudy.interface import Batch, Outputs, Temperature
 from understudy.losses.kd import kd_loss
 from understudy.methods.logits import logit_pair
 from understudy.methods.method import Method
@@ -19,7 +19,7 @@ class KD(Method):
 
     paper: ClassVar[str] = "Hinton et al., Distilling the Knowledge in a Neural Network, 2015"
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:

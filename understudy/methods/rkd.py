@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, NonNegative, Outputs
+from understudy.interface import Batch, NonNegative, Outputs, Search
 from understudy.losses.rkd import rkd_loss
 from understudy.methods.method import Method
 
@@ -20,8 +20,8 @@ class RKD(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
 
-    distance_weight: NonNegative = 25.0
-    angle_weight: NonNegative = 50.0
+    distance_weight: Annotated[NonNegative, Search(5.0, 100.0)] = 25.0
+    angle_weight: Annotated[NonNegative, Search(10.0, 200.0)] = 50.0
 
     @property
     def relates_samples(self) -> bool:

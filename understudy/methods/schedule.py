@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
+
+from understudy.interface import Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Points:
 class Weight:
     """A weight by epoch. All epochs in the fields are 1-based, as in files and text."""
 
-    value: float = 1.0
+    value: Annotated[float, Search(0.25, 4.0, of_value=True)] = 1.0
     warmup_epochs: int = 0
     """The weight grows linearly over this many epochs."""
     warmup_start: Literal[0, 1] = 1

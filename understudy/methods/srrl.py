@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
 from understudy.heads.connector import ConnectorKind
 from understudy.heads.transplant import find_transplant, transplanted_head
-from understudy.interface import Batch, NonNegative, Outputs, Setup
+from understudy.interface import Batch, NonNegative, Outputs, Search, Setup
 from understudy.losses.srrl import srrl_loss
 from understudy.methods.method import Method
 
@@ -28,8 +28,8 @@ class SRRL(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature", "logits")
 
-    feature_weight: NonNegative = 1.0
-    logit_weight: NonNegative = 1.0
+    feature_weight: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
+    logit_weight: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
     connector: ConnectorKind = "1x1"
 
     def heads(self, setup: Setup) -> nn.ModuleDict:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, Outputs, Positive
+from understudy.interface import Batch, Outputs, Positive, Search
 from understudy.losses.ttm import ttm_loss, wttm_loss
 from understudy.methods.method import Method
 
@@ -24,7 +24,7 @@ class TTM(Method):
 
     paper: ClassVar[str] = _PAPER
 
-    gamma: Positive = 0.1
+    gamma: Annotated[Positive, Search(0.05, 0.5)] = 0.1
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns KL(p_t^γ normalised ‖ p_s)."""
@@ -37,7 +37,7 @@ class WTTM(Method):
 
     paper: ClassVar[str] = _PAPER
 
-    gamma: Positive = 0.2
+    gamma: Annotated[Positive, Search(0.05, 0.5)] = 0.2
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of Σ p_t^γ · KL(p_t^γ normalised ‖ p_s)."""

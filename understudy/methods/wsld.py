@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from understudy.interface import Batch, Outputs, Positive
+from understudy.interface import Batch, Outputs, Temperature
 from understudy.losses.wsld import wsld
 from understudy.methods.method import Method
 
@@ -26,7 +26,7 @@ class WSLD(Method):
     )
     uses_labels: ClassVar[bool] = True
 
-    temperature: Positive = 4.0
+    temperature: Temperature = 4.0
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns T² times the mean of w_i·CE(p_t(T), p_s(T))."""

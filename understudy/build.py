@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
-from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
+from understudy.data import Augment, AutoAugment, PadCropFlip, Policy, RandAugment, ResizedCrop, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
@@ -161,7 +161,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "train.threads": torch.get_num_threads(),
         }
     )
-    if isinstance(augment, ResizedCrop) and augment.fixed is not None:
+    if not isinstance(augment, PadCropFlip) and augment.fixed is not None:
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )
@@ -294,16 +294,33 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     given = config.augment
     if given is None:
         return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
-    if given.name == "pad_crop":
-        return PadCropFlip(given.pad, given.flip)
-    return ResizedCrop(given.scale, given.ratio, given.flip, given.colour, given.fixed)
+    policy = None
+    if given.randaugment is not None:
+        policy = RandAugment(given.randaugment.ops, given.randaugment.magnitude)
+    elif given.autoaugment is not None:
+        policy = AutoAugment(given.autoaugment)
+    fixed = given.fixed if policy is None else None
+    crop = (
+        PadCropFlip(given.pad, given.flip)
+        if given.name == "pad_crop"
+        else ResizedCrop(given.scale, given.ratio, given.flip, given.colour, fixed)
+    )
+    return crop if policy is None else Policy(crop, policy, given.fixed)
 
 
 def augment_config(augment: Augment) -> dict[str, Any]:
     """Returns the config's ``data.augment`` that makes these views."""
-    if isinstance(augment, PadCropFlip):
-        return AugmentConfig(pad=augment.pad, flip=augment.flip).model_dump(mode="json")
-    return AugmentConfig(name="resized_crop", **asdict(augment)).model_dump(mode="json")
+    crop = augment.base if isinstance(augment, Policy) else augment
+    name = "pad_crop" if isinstance(crop, PadCropFlip) else "resized_crop"
+    given: dict[str, Any] = {"name": name, **asdict(crop)}
+    if isinstance(augment, Policy):
+        policy = augment.policy
+        given["fixed"] = augment.fixed
+        if isinstance(policy, RandAugment):
+            given["randaugment"] = asdict(policy)
+        else:
+            given["autoaugment"] = policy.policy
+    return AugmentConfig(**given).model_dump(mode="json")
 
 
 def data_seed(config: Config) -> int:

@@ -26,6 +26,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class RandAugmentConfig(_Strict):
+    """Some operations on the pixels, each one of fourteen, all of one magnitude."""
+
+    ops: int = Field(default=2, ge=1, le=14)
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
@@ -42,7 +49,27 @@ class AugmentConfig(_Strict):
     colour: float = Field(default=0.0, ge=0, lt=1)
     """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
     fixed: int | None = Field(default=None, ge=1)
-    """Of ``resized_crop``: show only so many views of each image, so that a teacher's answers to them can be kept."""
+    """Of endless views: show only so many of each image, so that a teacher's answers to them can be kept."""
+    randaugment: RandAugmentConfig | None = None
+    """After crop and flip: RandAugment; no view comes twice."""
+    autoaugment: Literal["cifar10", "imagenet", "svhn"] | None = None
+    """After crop and flip: AutoAugment with the policy found on this set; no view comes twice."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether no view would come twice without ``fixed``."""
+        return self.name == "resized_crop" or self.randaugment is not None or self.autoaugment is not None
+
+    @model_validator(mode="after")
+    def _views_go_together(self) -> AugmentConfig:
+        if self.randaugment is not None and self.autoaugment is not None:
+            raise ValueError("randaugment and autoaugment must not both be given, got both. Keep one of them")
+        if self.fixed is not None and not self.endless:
+            raise ValueError(
+                f"fixed must stand beside resized_crop, randaugment or autoaugment, got {self.fixed} of pad_crop, "
+                "whose views are counted anyway. Leave it out"
+            )
+        return self
 
 
 class DataConfig(_Strict):

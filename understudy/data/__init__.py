@@ -18,17 +18,21 @@ from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.manifest import read_manifest
 from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
+from understudy.data.policy import Augment, AutoAugment, Policy, RandAugment
 from understudy.data.public import READERS, read_imagenet
 from understudy.data.splits import Splits, check_statistics, hold_out, keep
-from understudy.data.views import NO_AUGMENT, Augment, PadCropFlip, ResizedCrop
+from understudy.data.views import NO_AUGMENT, PadCropFlip, ResizedCrop
 
 __all__ = [
     "DATASETS",
     "NO_AUGMENT",
     "Augment",
+    "AutoAugment",
     "EvalLoader",
     "ImageSet",
     "PadCropFlip",
+    "Policy",
+    "RandAugment",
     "ResizedCrop",
     "Splits",
     "TrainLoader",

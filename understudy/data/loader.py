@@ -10,7 +10,7 @@ from torch import Tensor
 from understudy.data.counter import permutation
 from understudy.data.images import ImageSet
 from understudy.data.normalisation import normalise
-from understudy.data.views import Augment
+from understudy.data.policy import Augment
 from understudy.interface import Batch
 
 

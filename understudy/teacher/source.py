@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.images import ImageSet
-from understudy.data.views import Augment
+from understudy.data.policy import Augment
 
 
 class ViewSource:

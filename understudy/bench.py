@@ -240,7 +240,11 @@ def _hooks(module: nn.Module, part: str, watch: Stopwatch) -> list[Any]:
 def _table(job: Job, step_ms: float, share: float) -> dict[str, float] | None:
     """Returns what a table of the teacher's answers would save; ``None`` where there is no teacher or no table."""
     teachers = job.distiller.guides.teachers.values()
-    if not teachers or not all(can_answer_ahead(t.roles) for t in teachers):
+    if (
+        not teachers
+        or job.stream.loader.mix is not None
+        or not all(can_answer_ahead(t.roles) for t in teachers)
+    ):
         return None
     hits = expected_hits(job.train.epochs, job.stream.loader.augment.num_views)
     return {
@@ -255,7 +259,7 @@ def _advice(result: dict[str, Any]) -> str:
     table = result["table"]
     told = f"the teacher takes {result['teacher_share']:.0%} of a step; "
     if table is None:
-        return told + "it must show maps, which no table of answers can keep"
+        return told + "it must show maps or see mixed images, of which no table keeps the answers"
     return (
         f"{told}a table of its answers would save {table['saved_first_run']:.0%} of the first run\n"
         f"({table['hits_first_run']:.0%} of {result['setting']['epochs']} epochs' views come again), and once it "

@@ -17,8 +17,10 @@ from understudy.data import Augment, AutoAugment, PadCropFlip, Policy, RandAugme
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.data.mix import Mix
+from understudy.data.order import class_counts
 from understudy.engine.console import Console
-from understudy.engine.distiller import Distiller
+from understudy.engine.distiller import Distiller, check_mixing
 from understudy.engine.distributed import LEAST, Ranks
 from understudy.engine.evaluate import Shard, answers, evaluating
 from understudy.engine.launch import forsake, join, lost
@@ -88,7 +90,7 @@ def find_device(name: str) -> torch.device:
 
 def read_data(config: DataConfig) -> Splits:
     """Returns the images of a config's ``data:``."""
-    loop_side = {"name", "seed", "augment"}
+    loop_side = {"name", "seed", "augment", "mix", "balance"}
     defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
     given = config.model_dump(exclude=loop_side)
     return load_data(config.name, **{key: value for key, value in given.items() if value != defaults[key]})
@@ -148,6 +150,14 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     if config.train.compile:
         distiller.compile_student()
     _check_labels(data, distiller)
+    mix = config.data.mix
+    if mix is not None:
+        check_mixing(distiller.terms)
+        asked = "; the teacher sees them, so no table of its answers is kept" if guides else ""
+        notes.append(
+            f"images are mixed ({mix.name}, alpha {mix.alpha:g}){asked}; train accuracy is that on the label with the "
+            "larger share"
+        )
     augment = augmentation(config.data, data)
     resolved = config.replaced(
         **{
@@ -165,6 +175,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )
+    if config.data.balance:
+        notes.append(_shown(data, config.data.balance))
     names = {term.name for term in distiller.terms}
     if "ce" in names and names & {"binary_kl", "binary_kl_norm"}:
         notes.append(
@@ -172,6 +184,17 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _shown(data: Splits, balance: float) -> str:
+    """Returns how often an epoch shows the images of each class, in words."""
+    sizes = data.train.targets.clamp_min(0).cpu().bincount()
+    present = sizes > 0
+    before, after = (counts[present].tolist() for counts in (sizes, class_counts(sizes, balance)))
+    return (
+        f"classes of {min(before):,} to {max(before):,} training images are shown {min(after):,} to "
+        f"{max(after):,} times an epoch (data.balance {balance:g})"
+    )
 
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
@@ -254,6 +277,8 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         world=ranks.world,
         parts=train.accumulate,
         memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
+        balance=config.data.balance,
     )
 
 

@@ -72,6 +72,16 @@ class AugmentConfig(_Strict):
         return self
 
 
+class MixConfig(_Strict):
+    """Two images in one; the partner is drawn out of the same batch."""
+
+    name: Literal["mixup", "cutmix"]
+    alpha: float = Field(default=1.0, gt=0)
+    """The share of the first image is drawn from Beta(alpha, alpha), once a step."""
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps in which images are mixed."""
+
+
 class DataConfig(_Strict):
     """Which images, and how they are seen."""
 
@@ -97,6 +107,10 @@ class DataConfig(_Strict):
     """Refuse data that would take more memory than this."""
     augment: AugmentConfig | None = None
     """By default a crop out of an eighth of padding, and flips (digits are not mirrored)."""
+    mix: MixConfig | None = None
+    """Mixup or CutMix; the teacher sees the mixed images, so no table of its answers is kept."""
+    balance: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How far rare classes are shown more often: 0 shows every image once an epoch, 1 every class equally often."""
     mean: list[float] | None = None
     std: list[float] | None = None
 

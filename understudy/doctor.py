@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.config import Config, load_config
 from understudy.data.normalisation import PUBLISHED
+from understudy.guidance import asked_in_step
 from understudy.interface import Batch
 from understudy.models import Translated
 from understudy.models.translated import untranslated
@@ -304,8 +305,11 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
 def _table(built: Built, share: float) -> Finding:
     """Weighs a table of the teacher's answers against what it saves."""
     guides = built.distiller.guides.teachers.values()
-    if not all(can_answer_ahead(teacher.roles) for teacher in guides):
-        text = "the teacher must show maps in every step, which no table keeps"
+    why = asked_in_step(built.config)
+    if why is None and not all(can_answer_ahead(teacher.roles) for teacher in guides):
+        why = "it must show maps"
+    if why is not None:
+        text = f"no table keeps what the teacher says: {why}"
         return Finding("table", "ok", text, {"possible": False})
     views, epochs = train_loader(built, torch.device("cpu")).augment.num_views, built.config.train.epochs
     width = sum(sum(teacher.network.shapes[role]) for teacher in guides for role in teacher.roles)
@@ -322,7 +326,15 @@ def _table(built: Built, share: float) -> Finding:
 def _forward(built: Built, batch: Batch) -> Any:
     """Returns the losses of a batch in the middle of the run, when terms that start late have begun."""
     epoch = built.config.train.epochs // 2
-    return built.distiller(batch.images, batch.target, index=batch.index, view=batch.view, epoch=epoch)
+    return built.distiller(
+        batch.images,
+        batch.target,
+        index=batch.index,
+        view=batch.view,
+        epoch=epoch,
+        partner=batch.partner,
+        kept=batch.kept,
+    )
 
 
 def _sample(built: Built, device: torch.device, count: int) -> Batch:

@@ -138,6 +138,11 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     key, roles = f"{built.config.guide_key(name)}.table", guides.step_roles(name)
     if not roles:
         return None
+    why = asked_in_step(built.config)
+    if why is not None:
+        if config.table not in (AUTO, OFF):
+            raise ValueError(f"{key} must be off where {why}, got {config.table}. Set it to off")
+        return None
     if not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
             maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
@@ -154,6 +159,11 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     blocks = _blocks(built, name, images, None if config.table == OFF else config.table_dtype)
     on_disk = config.table not in (OFF, MEMORY)
     return Guidance(name, config, blocks, identify(blocks, guides.networks[name].module) if on_disk else None)
+
+
+def asked_in_step(config: Config) -> str | None:
+    """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not."""
+    return "images are mixed (data.mix)" if config.data.mix is not None else None
 
 
 def open_table(guidance: Guidance, path: Path) -> ViewTable:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from understudy.data.counter import permutation
 from understudy.data.images import ImageSet
+from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
+from understudy.data.order import epoch_order
 from understudy.data.policy import Augment
 from understudy.interface import Batch
 
@@ -36,6 +37,8 @@ class TrainLoader:
         world: int = 1,
         parts: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
+        mix: Mix | None = None,
+        balance: float = 0.0,
     ) -> None:
         """Moves the images to the device.
 
@@ -53,9 +56,12 @@ class TrainLoader:
             parts: into how many parts a batch will be cut (:meth:`shares`). Each part is divided among the processes,
                 so that it holds the same images on any number of them.
             memory_format: of the batches' images.
+            mix: mixes the images of each global batch.
+            balance: how far rare classes are shown more often, 0 to 1 (:func:`understudy.data.order.epoch_order`).
 
         Raises:
-            ValueError: ``batch_size`` is below 1 or below ``world``, or ``drop_last`` would leave nothing.
+            ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, or images
+                without label would have to be balanced.
         """
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
@@ -63,8 +69,13 @@ class TrainLoader:
                 f"batch_size must be at most the {len(image_set)} training images with drop_last, got "
                 f"{batch_size}. Lower it or keep the last batch"
             )
+        if balance and bool((image_set.targets < 0).any()):
+            raise ValueError(
+                f"data.balance must be 0 where training images have no label, got {balance}. Label them"
+            )
         self.image_set = image_set.to(device)
-        self.augment = augment
+        self.augment, self.mix, self.balance = augment, mix, balance
+        self._targets, self._index = image_set.targets.cpu(), image_set.index.cpu()
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.rank, self.world, self.parts, self.memory_format = rank, world, parts, memory_format
         self._mean, self._std = _channels(mean, device), _channels(std, device)
@@ -114,17 +125,54 @@ class TrainLoader:
         """Returns the positions in an epoch's order that are this rank's in a step, one slice for each part."""
         return [_share(a, b, self.rank, self.world) for a, b in self._spans(step)]
 
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Returns the positions in the set that an epoch shows, of all ranks, and their views, on the host.
+
+        An image that is shown more than once in an epoch has other views.
+
+        Shape:
+            output: ``(n,)`` int64 both, in the epoch's order.
+        """
+        rows, repetition = epoch_order(self._targets, self.balance, self.seed, epoch)
+        epochs = epoch + (repetition << 32)  # beyond any real epoch
+        return rows, self.augment.views(self.seed, epochs, self._index[rows])
+
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         data = self.image_set
-        order = permutation(self.seed, epoch, len(data), data.device)
+        rows, view = (column.to(data.device) for column in self.plan(epoch))
         for step in range(start_step, self.steps_per_epoch):
-            rows = torch.cat([order[own] for own in self.slices(step)])
-            index = data.index[rows]
-            view = self.augment.views(self.seed, epoch, index)
-            images = self.augment.render(
-                data.images, rows, view, self._mean, self._std, memory_format=self.memory_format
+            if self.mix is not None:
+                yield self._mixed(self.mix, rows, view, epoch, step)
+                continue
+            shown, own_view = (
+                torch.cat([column[own] for own in self.slices(step)]) for column in (rows, view)
             )
-            yield Batch(images, data.targets[rows], index, view)
+            yield Batch(self._images(shown, own_view), data.targets[shown], data.index[shown], own_view)
+
+    def _mixed(self, mix: Mix, rows: Tensor, view: Tensor, epoch: int, step: int) -> Batch:
+        """Returns this rank's batch, mixed with partners out of the global batch; every image is rendered once."""
+        data, (height, width) = self.image_set, self.image_set.image_size
+        first = step * self.batch_size
+        own = torch.cat([torch.arange(part.start, part.stop) for part in self.slices(step)])
+        partner = first + mix.partners(self.seed, epoch, step, self.global_batch_size(step))[own - first]
+        needed, place = torch.cat((own, partner)).unique(return_inverse=True)
+        images = self._images(*(column[needed.to(data.device)] for column in (rows, view)))
+        mine, theirs = images[place.to(data.device)].tensor_split([len(own)])
+        here, there = own.to(data.device), partner.to(data.device)
+        own, partner = rows[here], rows[there]
+        return Batch(
+            mix(mine, theirs, self.seed, epoch, step).contiguous(memory_format=self.memory_format),
+            data.targets[own],
+            data.index[own],
+            view[here],
+            data.targets[partner],
+            mix.kept(self.seed, epoch, step, height, width),
+        )
+
+    def _images(self, rows: Tensor, view: Tensor) -> Tensor:
+        return self.augment.render(
+            self.image_set.images, rows, view, self._mean, self._std, memory_format=self.memory_format
+        )
 
 
 class EvalLoader:

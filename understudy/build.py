@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.mix import Mix
+from understudy.data.noise import noisy_labels
 from understudy.data.order import class_counts
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller, check_mixing
@@ -90,10 +91,19 @@ def find_device(name: str) -> torch.device:
 
 def read_data(config: DataConfig) -> Splits:
     """Returns the images of a config's ``data:``."""
-    loop_side = {"name", "seed", "augment", "mix", "balance"}
+    loop_side = {"name", "seed", "augment", "mix", "balance", "label_noise"}
     defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
     given = config.model_dump(exclude=loop_side)
     return load_data(config.name, **{key: value for key, value in given.items() if value != defaults[key]})
+
+
+def with_label_noise(data: Splits, config: Config) -> Splits:
+    """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
+    noise = config.data.label_noise
+    if noise is None:
+        return data
+    train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
+    return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
 
 
 def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Module:
@@ -115,13 +125,13 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     Args:
         config: what to build.
         device: to train on.
-        data: the config's images, where they are read already.
+        data: the config's images, where they are read already (:func:`with_label_noise`).
 
     Raises:
         ValueError: anything the config names that does not exist or does not fit together.
     """
     notes = []
-    data = read_data(config.data) if data is None else data
+    data = with_label_noise(read_data(config.data), config) if data is None else data
     student = read_model(config.student, data, device)
     guides = config.guides
     teachers, choices = {}, {}
@@ -174,6 +184,13 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     if not isinstance(augment, PadCropFlip) and augment.fixed is not None:
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
+        )
+    if config.data.label_noise is not None:
+        noise, labels = config.data.label_noise, int((data.train.targets >= 0).sum())
+        assert data.wrong_labels is not None
+        notes.append(
+            f"{data.wrong_labels:,} of {labels:,} training labels ({data.wrong_labels / labels:.1%}) are wrong on "
+            f"purpose, {noise.kind} (data.label_noise); those of held-out and test images are not"
         )
     if config.data.balance:
         notes.append(_shown(data, config.data.balance))

@@ -82,6 +82,15 @@ class MixConfig(_Strict):
     """Share of the steps in which images are mixed."""
 
 
+class LabelNoiseConfig(_Strict):
+    """Labels of training images that are made wrong on purpose."""
+
+    share: float = Field(gt=0, le=1)
+    """Probability that a label is wrong."""
+    kind: Literal["symmetric", "pair"] = "symmetric"
+    """Any other class, each equally likely; or the next class."""
+
+
 class DataConfig(_Strict):
     """Which images, and how they are seen."""
 
@@ -111,6 +120,8 @@ class DataConfig(_Strict):
     """Mixup or CutMix; the teacher sees the mixed images, so no table of its answers is kept."""
     balance: float = Field(default=0.0, ge=0.0, le=1.0)
     """How far rare classes are shown more often: 0 shows every image once an epoch, 1 every class equally often."""
+    label_noise: LabelNoiseConfig | None = None
+    """Make a share of the training labels wrong (not of the images held out or of the test); by the data seed."""
     mean: list[float] | None = None
     std: list[float] | None = None
 

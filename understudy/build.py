@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.mix import Mix
 from understudy.data.noise import noisy_labels
 from understudy.data.order import class_counts
+from understudy.data.undecoded import Undecoded
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller, check_mixing
 from understudy.engine.distributed import LEAST, Ranks
@@ -177,6 +179,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "data.std": list(data.std),
             "data.seed": data_seed(config),
             "data.augment": augment_config(augment),
+            "data.resident": data.train.resident,
+            "data.workers": data.train.images.workers if isinstance(data.train.images, Undecoded) else None,
             "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }
@@ -185,6 +189,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )
+    if isinstance(data.train.images, Undecoded):
+        notes.append(_left_undecoded(data.train.images, bool(guides)))
     if config.data.label_noise is not None:
         noise, labels = config.data.label_noise, int((data.train.targets >= 0).sum())
         assert data.wrong_labels is not None
@@ -201,6 +207,14 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _left_undecoded(images: Undecoded, taught: bool) -> str:
+    """Returns how training images come that are not in memory, in words."""
+    by = f"{images.workers} processes" if images.workers else "this process"
+    size = math.prod(images.shape) / 2**30
+    asked = "; the teacher is asked in every step, and no table of its answers is kept" if taught else ""
+    return f"images are decoded batch by batch by {by}: all would take {size:.2f} GiB (data.resident){asked}"
 
 
 def _shown(data: Splits, balance: float) -> str:

@@ -113,7 +113,11 @@ class DataConfig(_Strict):
     label_column: str | None = None
     """Columns of a parquet file; by default image and label."""
     max_gib: float | None = Field(default=None, gt=0)
-    """Refuse data that would take more memory than this."""
+    """Memory that the decoded images of a part may take: beyond it they are decoded batch by batch, or refused."""
+    resident: Literal["auto"] | bool = AUTO
+    """Whether all images are decoded into memory; ``auto``: if they fit ``max_gib`` (8)."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode images that are not resident; by default one a processor, at most 8."""
     augment: AugmentConfig | None = None
     """By default a crop out of an eighth of padding, and flips (digits are not mirrored)."""
     mix: MixConfig | None = None
@@ -124,6 +128,15 @@ class DataConfig(_Strict):
     """Make a share of the training labels wrong (not of the images held out or of the test); by the data seed."""
     mean: list[float] | None = None
     std: list[float] | None = None
+
+    @field_validator("resident", mode="before")
+    @classmethod
+    def _resident_is_one_of_three(cls, value: Any) -> Any:
+        if value not in (AUTO, True, False):
+            raise ValueError(
+                f"data.resident must be auto, true or false, got {value!r}. Leave it out for auto"
+            )
+        return value
 
 
 class ModelConfig(_Strict):

@@ -162,8 +162,14 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
 
 
 def asked_in_step(config: Config) -> str | None:
-    """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not."""
-    return "images are mixed (data.mix)" if config.data.mix is not None else None
+    """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not.
+
+    Args:
+        config: with every automatic choice about the data made.
+    """
+    if config.data.mix is not None:
+        return "images are mixed (data.mix)"
+    return "images are not held in memory (data.resident)" if config.data.resident is False else None
 
 
 def open_table(guidance: Guidance, path: Path) -> ViewTable:

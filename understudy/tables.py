@@ -138,7 +138,7 @@ def _tables(source: Source, overrides: dict[str, Any]) -> Iterator[tuple[Guidanc
                     f"Set {config.guide_key(name)}.table to where the answers are kept"
                 )
             guidance = guide(built, name, images)
-            if guidance is None and (why := asked_in_step(config)) is not None:
+            if guidance is None and (why := asked_in_step(built.config)) is not None:
                 raise ValueError(
                     f"a table must be of views that come again, got a config where {why}. Train without filling one"
                 )

@@ -37,7 +37,7 @@ def strongly_augmented(images: ImageSet, epoch: int) -> ImageSet:
     policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
     with torch.random.fork_rng(devices=[]):
         views = []
-        for image, index in zip(images.images.cpu(), images.index.tolist(), strict=True):
+        for image, index in zip(images.in_memory().cpu(), images.index.tolist(), strict=True):
             torch.manual_seed(step_seed(0, epoch, index))
             views.append(policy(image))
     return replace(images, images=torch.stack(views).to(images.device))

@@ -1,8 +1,9 @@
-"""Loaders for images that live on the device: a few indexing operations a batch, no worker, no copy."""
+"""Loaders: of images that live on the device (a few indexing operations a batch), and of those still encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
 from understudy.data.order import epoch_order
 from understudy.data.policy import Augment
+from understudy.data.undecoded import Undecoded
 from understudy.interface import Batch
 
 
@@ -40,7 +42,7 @@ class TrainLoader:
         mix: Mix | None = None,
         balance: float = 0.0,
     ) -> None:
-        """Moves the images to the device.
+        """Moves the images to the device; those still encoded follow batch by batch.
 
         Args:
             image_set: what to train on.
@@ -138,40 +140,67 @@ class TrainLoader:
         return rows, self.augment.views(self.seed, epochs, self._index[rows])
 
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        data = self.image_set
-        rows, view = (column.to(data.device) for column in self.plan(epoch))
-        for step in range(start_step, self.steps_per_epoch):
+        data, steps = self.image_set, range(start_step, self.steps_per_epoch)
+        rows, view = self.plan(epoch)
+        decoded: Iterator[Tensor | None] = repeat(None)
+        if isinstance(data.images, Undecoded):
+            decoded = data.images.batches(rows[self._needed(epoch, step)] for step in steps)
+        rows, view = rows.to(data.device), view.to(data.device)
+        for step, pixels in zip(steps, decoded, strict=False):
             if self.mix is not None:
-                yield self._mixed(self.mix, rows, view, epoch, step)
+                yield self._mixed(self.mix, rows, view, epoch, step, pixels)
                 continue
-            shown, own_view = (
-                torch.cat([column[own] for own in self.slices(step)]) for column in (rows, view)
-            )
-            yield Batch(self._images(shown, own_view), data.targets[shown], data.index[shown], own_view)
+            shown, own = (torch.cat([column[part] for part in self.slices(step)]) for column in (rows, view))
+            yield Batch(self._images(shown, own, pixels), data.targets[shown], data.index[shown], own)
 
-    def _mixed(self, mix: Mix, rows: Tensor, view: Tensor, epoch: int, step: int) -> Batch:
+    def _mixed(
+        self, mix: Mix, rows: Tensor, view: Tensor, epoch: int, step: int, pixels: Tensor | None
+    ) -> Batch:
         """Returns this rank's batch, mixed with partners out of the global batch; every image is rendered once."""
         data, (height, width) = self.image_set, self.image_set.image_size
-        first = step * self.batch_size
-        own = torch.cat([torch.arange(part.start, part.stop) for part in self.slices(step)])
-        partner = first + mix.partners(self.seed, epoch, step, self.global_batch_size(step))[own - first]
-        needed, place = torch.cat((own, partner)).unique(return_inverse=True)
-        images = self._images(*(column[needed.to(data.device)] for column in (rows, view)))
-        mine, theirs = images[place.to(data.device)].tensor_split([len(own)])
-        here, there = own.to(data.device), partner.to(data.device)
-        own, partner = rows[here], rows[there]
+        needed = self._needed(epoch, step)
+        there = needed.to(data.device)
+        images = self._images(rows[there], view[there], pixels)
+        own, partner = self._own(step), self._partners(mix, epoch, step)
+        mine, theirs = (
+            images[torch.searchsorted(needed, places).to(data.device)] for places in (own, partner)
+        )
+        here = own.to(data.device)
+        shown, other = rows[here], rows[partner.to(data.device)]
         return Batch(
             mix(mine, theirs, self.seed, epoch, step).contiguous(memory_format=self.memory_format),
-            data.targets[own],
-            data.index[own],
+            data.targets[shown],
+            data.index[shown],
             view[here],
-            data.targets[partner],
+            data.targets[other],
             mix.kept(self.seed, epoch, step, height, width),
         )
 
-    def _images(self, rows: Tensor, view: Tensor) -> Tensor:
+    def _own(self, step: int) -> Tensor:
+        """Returns the positions in an epoch's order that are this rank's in a step, on the host."""
+        return torch.cat([torch.arange(part.start, part.stop) for part in self.slices(step)])
+
+    def _partners(self, mix: Mix, epoch: int, step: int) -> Tensor:
+        """Returns the positions of the images that this rank's are mixed with."""
+        first = step * self.batch_size
+        return (
+            first
+            + mix.partners(self.seed, epoch, step, self.global_batch_size(step))[self._own(step) - first]
+        )
+
+    def _needed(self, epoch: int, step: int) -> Tensor:
+        """Returns the positions of all images that this rank's batch is made of, each once, ascending."""
+        own = self._own(step)
+        return own if self.mix is None else torch.cat((own, self._partners(self.mix, epoch, step))).unique()
+
+    def _images(self, rows: Tensor, view: Tensor, pixels: Tensor | None) -> Tensor:
+        """Returns views of images, out of the resident set or of those that were decoded for them."""
+        images, here = self.image_set.images, rows
+        if pixels is not None:
+            images, here = pixels, torch.arange(len(rows), device=pixels.device)
+        assert isinstance(images, Tensor)
         return self.augment.render(
-            self.image_set.images, rows, view, self._mean, self._std, memory_format=self.memory_format
+            images, here, view, self._mean, self._std, memory_format=self.memory_format, place=rows
         )
 
 
@@ -190,7 +219,7 @@ class EvalLoader:
         world: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        """Moves the images to the device.
+        """Moves the images to the device; those still encoded follow batch by batch.
 
         Args:
             image_set: what to measure on.
@@ -215,9 +244,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.image_set
-        for first in range(0, len(data), self.batch_size):
-            rows = _share(first, min(first + self.batch_size, len(data)), self.rank, self.world)
-            images = normalise(data.images[rows], self._mean, self._std, memory_format=self.memory_format)
+        starts = range(0, len(data), self.batch_size)
+        parts = [
+            _share(first, min(first + self.batch_size, len(data)), self.rank, self.world) for first in starts
+        ]
+        for rows, pixels in zip(parts, data.pixels(parts), strict=False):
+            images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
             yield Batch(images, data.targets[rows], data.index[rows])
 
 

@@ -22,7 +22,7 @@ from understudy.engine.distributed import Ranks
 from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import Job, fit
 from understudy.engine.memory import peak_bytes
-from understudy.guidance import attach_answers, settle_precision, without_auto_tables
+from understudy.guidance import asked_in_step, attach_answers, settle_precision, without_auto_tables
 from understudy.teacher.assemble import can_answer_ahead
 from understudy.teacher.auto import expected_hits
 
@@ -86,7 +86,7 @@ def bench(
             "steps": steps,
             "peak_memory_mib": peak_bytes(device) / 2**20,
             "teacher_share": share,
-            "table": _table(job, step_ms, share),
+            "table": _table(job, built.config, step_ms, share),
             "setting": _setting(built.config),
         }
         job.stream.close()
@@ -239,10 +239,14 @@ def _hooks(module: nn.Module, part: str, watch: Stopwatch) -> list[Any]:
     ]
 
 
-def _table(job: Job, step_ms: float, share: float) -> dict[str, float] | None:
+def _table(job: Job, config: Config, step_ms: float, share: float) -> dict[str, float] | None:
     """Returns what a table of the teacher's answers would save; ``None`` where there is no teacher or no table."""
     teachers = job.distiller.guides.teachers.values()
-    if not teachers or not all(can_answer_ahead(t.roles) for t in teachers):
+    if (
+        not teachers
+        or asked_in_step(config) is not None
+        or not all(can_answer_ahead(t.roles) for t in teachers)
+    ):
         return None
     hits = expected_hits(job.train.epochs, job.stream.loader.augment.num_views)
     return {
@@ -257,7 +261,7 @@ def _advice(result: dict[str, Any]) -> str:
     table = result["table"]
     told = f"the teacher takes {result['teacher_share']:.0%} of a step; "
     if table is None:
-        return told + "it must show maps, which no table of answers can keep"
+        return told + "it must show maps or be asked in every step, of which no table keeps the answers"
     return (
         f"{told}a table of its answers would save {table['saved_first_run']:.0%} of the first run\n"
         f"({table['hits_first_run']:.0%} of {result['setting']['epochs']} epochs' views come again), and once it "

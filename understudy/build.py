@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
-from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
+from understudy.data import Augment, AutoAugment, PadCropFlip, Policy, RandAugment, ResizedCrop, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
+from understudy.data.mix import Mix
+from understudy.data.noise import noisy_labels
+from understudy.data.order import class_counts
+from understudy.data.undecoded import Undecoded
 from understudy.engine.captured import CapturedSteps
 from understudy.engine.console import Console
-from understudy.engine.distiller import Distiller
+from understudy.engine.distiller import Distiller, check_mixing
 from understudy.engine.distributed import LEAST, Ranks
 from understudy.engine.evaluate import Shard, answers, evaluating
 from understudy.engine.launch import forsake, join, lost
@@ -89,10 +94,19 @@ def find_device(name: str) -> torch.device:
 
 def read_data(config: DataConfig) -> Splits:
     """Returns the images of a config's ``data:``."""
-    loop_side = {"name", "seed", "augment"}
+    loop_side = {"name", "seed", "augment", "mix", "balance", "label_noise"}
     defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
     given = config.model_dump(exclude=loop_side)
     return load_data(config.name, **{key: value for key, value in given.items() if value != defaults[key]})
+
+
+def with_label_noise(data: Splits, config: Config) -> Splits:
+    """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
+    noise = config.data.label_noise
+    if noise is None:
+        return data
+    train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
+    return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
 
 
 def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Module:
@@ -114,13 +128,13 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     Args:
         config: what to build.
         device: to train on.
-        data: the config's images, where they are read already.
+        data: the config's images, where they are read already (:func:`with_label_noise`).
 
     Raises:
         ValueError: anything the config names that does not exist or does not fit together.
     """
     notes, ranks = [], Ranks()
-    data = read_data(config.data) if data is None else data
+    data = with_label_noise(read_data(config.data), config) if data is None else data
     student = read_model(config.student, data, device)
     guides = config.guides
     teachers, choices = {}, {}
@@ -152,6 +166,14 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     if config.train.compile:
         distiller.compile_student()
     _check_labels(data, distiller)
+    mix = config.data.mix
+    if mix is not None:
+        check_mixing(distiller.terms)
+        asked = "; the teacher sees them, so no table of its answers is kept" if guides else ""
+        notes.append(
+            f"images are mixed ({mix.name}, alpha {mix.alpha:g}){asked}; train accuracy is that on the label with the "
+            "larger share"
+        )
     augment = augmentation(config.data, data)
     resolved = config.replaced(
         **{
@@ -161,16 +183,29 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "data.std": list(data.std),
             "data.seed": data_seed(config),
             "data.augment": augment_config(augment),
+            "data.resident": data.train.resident,
+            "data.workers": data.train.images.workers if isinstance(data.train.images, Undecoded) else None,
             "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }
     )
-    if isinstance(augment, ResizedCrop) and augment.fixed is not None:
+    if not isinstance(augment, PadCropFlip) and augment.fixed is not None:
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )
     if config.train.capture and (reason := _no_capture(config, device)) is not None:
         notes.append(f"steps run one by one, not as a graph: {reason}")
+    if isinstance(data.train.images, Undecoded):
+        notes.append(_left_undecoded(data.train.images, bool(guides)))
+    if config.data.label_noise is not None:
+        noise, labels = config.data.label_noise, int((data.train.targets >= 0).sum())
+        assert data.wrong_labels is not None
+        notes.append(
+            f"{data.wrong_labels:,} of {labels:,} training labels ({data.wrong_labels / labels:.1%}) are wrong on "
+            f"purpose, {noise.kind} (data.label_noise); those of held-out and test images are not"
+        )
+    if config.data.balance:
+        notes.append(_shown(data, config.data.balance))
     names = {term.name for term in distiller.terms}
     if "ce" in names and names & {"binary_kl", "binary_kl_norm"}:
         notes.append(
@@ -178,6 +213,25 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _left_undecoded(images: Undecoded, taught: bool) -> str:
+    """Returns how training images come that are not in memory, in words."""
+    by = f"{images.workers} processes" if images.workers else "this process"
+    size = math.prod(images.shape) / 2**30
+    asked = "; the teacher is asked in every step, and no table of its answers is kept" if taught else ""
+    return f"images are decoded batch by batch by {by}: all would take {size:.2f} GiB (data.resident){asked}"
+
+
+def _shown(data: Splits, balance: float) -> str:
+    """Returns how often an epoch shows the images of each class, in words."""
+    sizes = data.train.targets.clamp_min(0).cpu().bincount()
+    present = sizes > 0
+    before, after = (counts[present].tolist() for counts in (sizes, class_counts(sizes, balance)))
+    return (
+        f"classes of {min(before):,} to {max(before):,} training images are shown {min(after):,} to "
+        f"{max(after):,} times an epoch (data.balance {balance:g})"
+    )
 
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
@@ -257,6 +311,8 @@ def _no_capture(config: Config, device: torch.device) -> str | None:
         return f"device is {device.type}, not cuda"
     if Ranks().several:
         return "several processes share each batch"
+    if config.data.mix is not None:
+        return "images are mixed in another way in every step (data.mix)"
     return "a batch is cut in parts (train.accumulate)" if config.train.accumulate > 1 else None
 
 
@@ -275,6 +331,8 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         world=ranks.world,
         parts=train.accumulate,
         memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
+        balance=config.data.balance,
     )
 
 
@@ -321,16 +379,33 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     given = config.augment
     if given is None:
         return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
-    if given.name == "pad_crop":
-        return PadCropFlip(given.pad, given.flip)
-    return ResizedCrop(given.scale, given.ratio, given.flip, given.colour, given.fixed)
+    policy = None
+    if given.randaugment is not None:
+        policy = RandAugment(given.randaugment.ops, given.randaugment.magnitude)
+    elif given.autoaugment is not None:
+        policy = AutoAugment(given.autoaugment)
+    fixed = given.fixed if policy is None else None
+    crop = (
+        PadCropFlip(given.pad, given.flip)
+        if given.name == "pad_crop"
+        else ResizedCrop(given.scale, given.ratio, given.flip, given.colour, fixed)
+    )
+    return crop if policy is None else Policy(crop, policy, given.fixed)
 
 
 def augment_config(augment: Augment) -> dict[str, Any]:
     """Returns the config's ``data.augment`` that makes these views."""
-    if isinstance(augment, PadCropFlip):
-        return AugmentConfig(pad=augment.pad, flip=augment.flip).model_dump(mode="json")
-    return AugmentConfig(name="resized_crop", **asdict(augment)).model_dump(mode="json")
+    crop = augment.base if isinstance(augment, Policy) else augment
+    name = "pad_crop" if isinstance(crop, PadCropFlip) else "resized_crop"
+    given: dict[str, Any] = {"name": name, **asdict(crop)}
+    if isinstance(augment, Policy):
+        policy = augment.policy
+        given["fixed"] = augment.fixed
+        if isinstance(policy, RandAugment):
+            given["randaugment"] = asdict(policy)
+        else:
+            given["autoaugment"] = policy.policy
+    return AugmentConfig(**given).model_dump(mode="json")
 
 
 def data_seed(config: Config) -> int:

@@ -26,6 +26,13 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class RandAugmentConfig(_Strict):
+    """Some operations on the pixels, each one of fourteen, all of one magnitude."""
+
+    ops: int = Field(default=2, ge=1, le=14)
+    magnitude: int = Field(default=9, ge=0, le=30)
+
+
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
@@ -42,7 +49,46 @@ class AugmentConfig(_Strict):
     colour: float = Field(default=0.0, ge=0, lt=1)
     """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
     fixed: int | None = Field(default=None, ge=1)
-    """Of ``resized_crop``: show only so many views of each image, so that a teacher's answers to them can be kept."""
+    """Of endless views: show only so many of each image, so that a teacher's answers to them can be kept."""
+    randaugment: RandAugmentConfig | None = None
+    """After crop and flip: RandAugment; no view comes twice."""
+    autoaugment: Literal["cifar10", "imagenet", "svhn"] | None = None
+    """After crop and flip: AutoAugment with the policy found on this set; no view comes twice."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether no view would come twice without ``fixed``."""
+        return self.name == "resized_crop" or self.randaugment is not None or self.autoaugment is not None
+
+    @model_validator(mode="after")
+    def _views_go_together(self) -> AugmentConfig:
+        if self.randaugment is not None and self.autoaugment is not None:
+            raise ValueError("randaugment and autoaugment must not both be given, got both. Keep one of them")
+        if self.fixed is not None and not self.endless:
+            raise ValueError(
+                f"fixed must stand beside resized_crop, randaugment or autoaugment, got {self.fixed} of pad_crop, "
+                "whose views are counted anyway. Leave it out"
+            )
+        return self
+
+
+class MixConfig(_Strict):
+    """Two images in one; the partner is drawn out of the same batch."""
+
+    name: Literal["mixup", "cutmix"]
+    alpha: float = Field(default=1.0, gt=0)
+    """The share of the first image is drawn from Beta(alpha, alpha), once a step."""
+    probability: float = Field(default=1.0, gt=0, le=1)
+    """Share of the steps in which images are mixed."""
+
+
+class LabelNoiseConfig(_Strict):
+    """Labels of training images that are made wrong on purpose."""
+
+    share: float = Field(gt=0, le=1)
+    """Probability that a label is wrong."""
+    kind: Literal["symmetric", "pair"] = "symmetric"
+    """Any other class, each equally likely; or the next class."""
 
 
 class DataConfig(_Strict):
@@ -67,11 +113,30 @@ class DataConfig(_Strict):
     label_column: str | None = None
     """Columns of a parquet file; by default image and label."""
     max_gib: float | None = Field(default=None, gt=0)
-    """Refuse data that would take more memory than this."""
+    """Memory that the decoded images of a part may take: beyond it they are decoded batch by batch, or refused."""
+    resident: Literal["auto"] | bool = AUTO
+    """Whether all images are decoded into memory; ``auto``: if they fit ``max_gib`` (8)."""
+    workers: int | None = Field(default=None, ge=0)
+    """Processes that decode images that are not resident; by default one a processor, at most 8."""
     augment: AugmentConfig | None = None
     """By default a crop out of an eighth of padding, and flips (digits are not mirrored)."""
+    mix: MixConfig | None = None
+    """Mixup or CutMix; the teacher sees the mixed images, so no table of its answers is kept."""
+    balance: float = Field(default=0.0, ge=0.0, le=1.0)
+    """How far rare classes are shown more often: 0 shows every image once an epoch, 1 every class equally often."""
+    label_noise: LabelNoiseConfig | None = None
+    """Make a share of the training labels wrong (not of the images held out or of the test); by the data seed."""
     mean: list[float] | None = None
     std: list[float] | None = None
+
+    @field_validator("resident", mode="before")
+    @classmethod
+    def _resident_is_one_of_three(cls, value: Any) -> Any:
+        if value not in (AUTO, True, False):
+            raise ValueError(
+                f"data.resident must be auto, true or false, got {value!r}. Leave it out for auto"
+            )
+        return value
 
 
 class ModelConfig(_Strict):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.config import Config, load_config
 from understudy.data.normalisation import PUBLISHED
+from understudy.guidance import asked_in_step
 from understudy.interface import Batch
 from understudy.models import Translated
 from understudy.models.translated import untranslated
@@ -282,20 +284,24 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
         )
         return
     yield Finding("losses", "ok", f"{shown} (weighted, epoch {train.epochs // 2 + 1})", terms)
-    batches = loader.epoch(0)
+    batches = chain.from_iterable(map(loader.epoch, count()))
     times = {
-        "data": _timed(device, lambda: next(batches, None)),
+        "data": _timed(device, lambda: next(batches)),
         "teacher": _timed(device, lambda: [t(batch) for t in distiller.guides.teachers.values()]),
         "step": _timed(device, lambda: distiller.backward(_forward(built, batch))),
     }
     distiller.zero_grad(set_to_none=True)
-    whole = times["data"] + times["step"]
+    workers = built.config.data.workers or 0  # they load while a step is computed
+    waiting = max(times["data"] - times["step"], 0.0) if workers else times["data"]
+    whole = waiting + times["step"]
     speed = train.batch_size / whole
     hours = whole * loader.steps_per_epoch * train.epochs / 3600
     text = f"{1000 * whole:.0f} ms a step, {speed:,.0f} images/s, {_hours(hours)} in all; "
-    text += f"loading {times['data'] / whole:.0%}, teacher {times['teacher'] / whole:.0%}"
-    slow = times["data"] > 0.3 * whole
-    advice = ". Loading is slow: a smaller data.image_size helps" if slow else ""
+    text += f"{'waiting for images' if workers else 'loading'} {waiting / whole:.0%}, "
+    text += f"teacher {times['teacher'] / whole:.0%}"
+    slow = waiting > 0.3 * whole
+    helps = f"more than {workers} data.workers, smaller files" if workers else "a smaller data.image_size"
+    advice = f". Loading is slow: {helps} helps" if slow else ""
     yield Finding("speed", "warning" if slow else "ok", text + advice, {**times, "images_per_second": speed})
     if distiller.guides:
         yield _table(built, times["teacher"] / whole)
@@ -304,8 +310,11 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
 def _table(built: Built, share: float) -> Finding:
     """Weighs a table of the teacher's answers against what it saves."""
     guides = built.distiller.guides.teachers.values()
-    if not all(can_answer_ahead(teacher.roles) for teacher in guides):
-        text = "the teacher must show maps in every step, which no table keeps"
+    why = asked_in_step(built.config)
+    if why is None and not all(can_answer_ahead(teacher.roles) for teacher in guides):
+        why = "it must show maps"
+    if why is not None:
+        text = f"no table keeps what the teacher says: {why}"
         return Finding("table", "ok", text, {"possible": False})
     views, epochs = train_loader(built, torch.device("cpu")).augment.num_views, built.config.train.epochs
     width = sum(sum(teacher.network.shapes[role]) for teacher in guides for role in teacher.roles)
@@ -322,7 +331,15 @@ def _table(built: Built, share: float) -> Finding:
 def _forward(built: Built, batch: Batch) -> Any:
     """Returns the losses of a batch in the middle of the run, when terms that start late have begun."""
     epoch = built.config.train.epochs // 2
-    return built.distiller(batch.images, batch.target, index=batch.index, view=batch.view, epoch=epoch)
+    return built.distiller(
+        batch.images,
+        batch.target,
+        index=batch.index,
+        view=batch.view,
+        epoch=epoch,
+        partner=batch.partner,
+        kept=batch.kept,
+    )
 
 
 def _sample(built: Built, device: torch.device, count: int) -> Batch:

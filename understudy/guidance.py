@@ -140,12 +140,11 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     key, roles = f"{built.config.guide_key(name)}.table", guides.step_roles(name)
     if not roles:
         return None
-    if name in guides.divided:
+    divided = "the teacher is divided among the processes, who must ask it at once (teacher.shard)"
+    why = divided if name in guides.divided else asked_in_step(built.config)
+    if why is not None:
         if config.table not in (AUTO, OFF):
-            raise ValueError(
-                f"{key} must be off where the teacher is divided among the processes, got {config.table}: all must ask "
-                "it at once. Set it to off, or shard to false"
-            )
+            raise ValueError(f"{key} must be off where {why}, got {config.table}. Set it to off")
         return None
     if not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
@@ -163,6 +162,17 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     blocks = _blocks(built, name, images, None if config.table == OFF else config.table_dtype)
     on_disk = config.table not in (OFF, MEMORY)
     return Guidance(name, config, blocks, identify(blocks, guides.networks[name].module) if on_disk else None)
+
+
+def asked_in_step(config: Config) -> str | None:
+    """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not.
+
+    Args:
+        config: with every automatic choice about the data made.
+    """
+    if config.data.mix is not None:
+        return "images are mixed (data.mix)"
+    return "images are not held in memory (data.resident)" if config.data.resident is False else None
 
 
 def open_table(guidance: Guidance, path: Path) -> ViewTable:

@@ -64,12 +64,31 @@ class Batch:
     """``(B,)`` int64 position in the training set as read."""
     view: Tensor | None = None
     """``(B,)`` int64 number of the augmentation."""
+    partner: Tensor | None = None
+    """``(B,)`` int64 class numbers of the images that were mixed in; ``None`` where nothing is mixed."""
+    kept: float = 1.0
+    """Share of every image that is its own; the rest is its partner's."""
+
+    @property
+    def main_target(self) -> Tensor:
+        """``(B,)`` the label that has the larger share of each image."""
+        return self.target if self.partner is None or self.kept >= 0.5 else self.partner
+
+    def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns a loss that reads labels; of mixed images ``kept · loss(own) + (1 − kept) · loss(partner's)``.
+
+        Args:
+            loss: of labels ``(B,)``.
+        """
+        if self.partner is None or self.kept == 1.0:
+            return loss(self.target)
+        return self.kept * loss(self.target) + (1 - self.kept) * loss(self.partner)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Returns the batch with every column that is there changed alike."""
-        columns = (self.index, self.view)
-        index, view = (None if column is None else change(column) for column in columns)
-        return Batch(change(self.images), change(self.target), index, view)
+        columns = (self.index, self.view, self.partner)
+        index, view, partner = (None if column is None else change(column) for column in columns)
+        return Batch(change(self.images), change(self.target), index, view, partner, self.kept)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from understudy.guidance import (
     MEMORY,
     OFF,
     Guidance,
+    asked_in_step,
     guide,
     open_table,
     settle_precision,
@@ -137,6 +138,10 @@ def _tables(source: Source, overrides: dict[str, Any]) -> Iterator[tuple[Guidanc
                     f"Set {config.guide_key(name)}.table to where the answers are kept"
                 )
             guidance = guide(built, name, images)
+            if guidance is None and (why := asked_in_step(built.config)) is not None:
+                raise ValueError(
+                    f"a table must be of views that come again, got a config where {why}. Train without filling one"
+                )
             if guidance is None:
                 raise ValueError(
                     f"the terms must read vectors of {config.guide_key(name)}, got terms that read maps or nothing, "

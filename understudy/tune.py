@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from understudy.build import build, process, read_data
+from understudy.build import build, process, read_data, with_label_noise
 from understudy.config import ArmConfig, Config, TuneConfig, differences, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
@@ -179,7 +179,7 @@ def _contenders(base: Config, plan: TuneConfig, auto: bool, console: Console) ->
     check_space(all_of_them, plan)
     found = []
     with process(base) as device:
-        data = read_data(base.data)
+        data = with_label_noise(read_data(base.data), base)
         assert data.val is not None
         for one in all_of_them:
             try:

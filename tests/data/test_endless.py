@@ -80,9 +80,9 @@ def test_colours_are_changed_as_torchvision_changes_them():
     data = images()
     augment = ResizedCrop(scale=(1.0, 1.0), ratio=(24 / 20, 24 / 20), flip=False, colour=0.4)
     view = augment.views(0, 0, torch.arange(6))
-    from understudy.data.endless import _draws
+    from understudy.data.endless import draws
 
-    factors = 0.6 + 0.8 * _draws(view, 3, 200)
+    factors = 0.6 + 0.8 * draws(view, 3, 200)
     for i, (b, c, s) in enumerate(factors.tolist()):
         expected = TF.adjust_saturation(TF.adjust_contrast(TF.adjust_brightness(data[i] / 255, b), c), s)
         # torchvision's grey has weights of 4 digits, .2989 .587 .114

@@ -208,5 +208,6 @@ def test_a_file_without_rows_is_refused(tmp_path):
 
 
 def test_more_than_the_memory_bound_is_refused(tmp_path):
+    file = write(tmp_path / "a.parquet", [0] * 10)
     with pytest.raises(ValueError, match=r"data\.max_gib = 0\.001 GiB of memory, got 0\.01 GiB"):
-        load("parquet", train=write(tmp_path / "a.parquet", [0] * 10), image_size=600, max_gib=0.001)
+        load("parquet", train=file, image_size=600, max_gib=0.001, resident=True)

@@ -319,6 +319,21 @@ def test_it_is_a_value_that_pickles_and_prints_the_call_that_rebuilds_it(name):
 
 
 @every_method
+def test_of_mixed_images_the_loss_is_the_mixture_of_both_labels_or_refused(name):
+    method, heads, student, teacher, batch = parts_of(name)
+    mixed = Batch(batch.images, batch.target, batch.index, None, batch.target.roll(1), 0.7)
+    if method.uses_labels and not method.mixes_labels:
+        assert name == "crd"
+        with pytest.raises(ValueError, match=f"term '{name}' must see one label an image"):
+            distiller_of(name)(batch.images, batch.target, index=batch.index, partner=mixed.partner, kept=0.7)
+        return
+    swapped = Batch(batch.images, mixed.partner, batch.index)
+    own, other, both = (value(method, heads, student, teacher, b) for b in (batch, swapped, mixed))
+    torch.testing.assert_close(both, 0.7 * own + 0.3 * other)
+    assert method.uses_labels or torch.equal(own, both)
+
+
+@every_method
 def test_nothing_is_read_on_the_host_during_a_step(name):
     """On a GPU each of these would wait for the device; the labels were checked when they were read."""
 

@@ -10,8 +10,9 @@ from typing import TypeAlias
 import torch
 from torchvision.transforms import v2
 
-from understudy.data.counter import Stream, integers, step_seed, uniform
+from understudy.data.counter import step_seed
 from understudy.data.images import ImageSet
+from understudy.data.noise import noisy_labels
 
 NOISE = (0.1, 0.2, 0.3)
 """Shares of wrong labels."""
@@ -28,19 +29,6 @@ def harder() -> dict[str, Change]:
     return changes | {"strong augmentation": strongly_augmented}
 
 
-def noisy_labels(images: ImageSet, share: float, seed: int = 0) -> ImageSet:
-    """Returns a set in which about ``share`` of the labels are another class, each equally likely (symmetric noise).
-
-    Which labels, and what they become, depends on ``(seed, index)`` alone.
-
-    Reference: van Rooyen et al., Learning with Symmetric Label Noise, NeurIPS 2015.
-    """
-    other = integers(images.num_classes - 1, seed, Stream.LABEL_NOISE, 1, images.index)
-    moved = uniform(seed, Stream.LABEL_NOISE, 0, images.index) < share
-    wrong = (images.targets + 1 + other) % images.num_classes
-    return replace(images, targets=torch.where(moved, wrong, images.targets))
-
-
 def strongly_augmented(images: ImageSet, epoch: int) -> ImageSet:
     """Returns a set under AutoAugment's policy for CIFAR-10, another view in every epoch, the same ones always.
 
@@ -49,7 +37,7 @@ def strongly_augmented(images: ImageSet, epoch: int) -> ImageSet:
     policy = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
     with torch.random.fork_rng(devices=[]):
         views = []
-        for image, index in zip(images.images.cpu(), images.index.tolist(), strict=True):
+        for image, index in zip(images.in_memory().cpu(), images.index.tolist(), strict=True):
             torch.manual_seed(step_seed(0, epoch, index))
             views.append(policy(image))
     return replace(images, images=torch.stack(views).to(images.device))

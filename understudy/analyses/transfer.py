@@ -85,7 +85,9 @@ def _features(pair: Pair, network: Network, images: ImageSet) -> Tensor:
     mean, std = (torch.tensor(v, dtype=torch.float32) for v in (data.mean, data.std))
     rows = []
     with evaluating(network.module), Taps(network, ["feature"]) as taps:
-        for block in images.images.split(pair.config.train.eval_batch_size):
+        size = pair.config.train.eval_batch_size
+        parts = (slice(i, min(i + size, len(images))) for i in range(0, len(images), size))
+        for block in images.pixels(parts):
             pixels = as_channels(block, data.channels)
             if pixels.shape[2:] != data.image_size:
                 pixels = transforms.resize(pixels, list(data.image_size), antialias=True)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from understudy.data.cifar import read_cifar10, read_cifar100
 from understudy.data.digits import read_digits
 from understudy.data.folder import read_folder
@@ -18,17 +21,21 @@ from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.manifest import read_manifest
 from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
+from understudy.data.policy import Augment, AutoAugment, Policy, RandAugment
 from understudy.data.public import READERS, read_imagenet
 from understudy.data.splits import Splits, check_statistics, hold_out, keep
-from understudy.data.views import NO_AUGMENT, Augment, PadCropFlip, ResizedCrop
+from understudy.data.views import NO_AUGMENT, PadCropFlip, ResizedCrop
 
 __all__ = [
     "DATASETS",
     "NO_AUGMENT",
     "Augment",
+    "AutoAugment",
     "EvalLoader",
     "ImageSet",
     "PadCropFlip",
+    "Policy",
+    "RandAugment",
     "ResizedCrop",
     "Splits",
     "TrainLoader",
@@ -52,6 +59,8 @@ DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
 }
 """Name -> reader of ``(train, test)``. The reader's arguments are the options of the data set."""
 
+_STATISTICS = 10_000  # images, evenly spread, that speak for a set that is not in memory
+
 
 def load(
     name: str,
@@ -73,9 +82,11 @@ def load(
             one split.
         mean: of every channel, 0 to 1, for example those a pre-trained teacher was made with; goes with
             ``std``. Default: the published ones for CIFAR, for other sets those of all training images as
-            read, so that ``val`` and ``limit`` change nothing in what a network sees.
+            read (of 10,000, evenly spread, if they are not held in memory), so that ``val`` and ``limit`` change
+            nothing in what a network sees.
         std: likewise.
-        options: of the data set: the arguments of its reader.
+        options: of the data set: the arguments of its reader. ``resident`` and ``workers`` of readers that always
+            decode into memory may say so, and are left out.
 
     Raises:
         ValueError: an unknown name or option (with the nearest known one), a missing option, or whatever is
@@ -94,7 +105,7 @@ def load(
         )
     reader = partial(read_python, name) if ":" in name else DATASETS[name]
     if ":" not in name:
-        _check_options(name, options)
+        options = _check_options(name, options)
     read, test = reader(**options)
     if read.num_classes < 2:
         raise ValueError(
@@ -103,16 +114,32 @@ def load(
     if (mean is None) != (std is None):
         raise ValueError("data.mean and data.std must be given together, got one of them. Add the other")
     if mean is None or std is None:
-        mean, std = PUBLISHED.get(name) or pixel_statistics(read.images)
+        mean, std = PUBLISHED.get(name) or pixel_statistics(_sample(read))
     check_statistics(mean, std, read.channels)
     train, held = hold_out(read, val, split_seed)
     return Splits(keep(train, limit, split_seed), held, test, tuple(mean), tuple(std))
 
 
-def _check_options(name: str, options: Mapping[str, Any]) -> None:
+def _sample(images: ImageSet) -> Tensor | Iterable[Tensor]:
+    """Returns the images that mean and deviation are computed from: all in memory, or an even sample of others."""
+    if isinstance(images.images, Tensor):
+        return images.images
+    count = min(len(images), _STATISTICS)
+    return images.images.batches((torch.arange(count) * len(images) // count).split(64))
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that a reader takes; those that say what holds for it anyway are left out."""
     own = inspect.signature(DATASETS[name]).parameters
     common = [p for p, kind in inspect.signature(load).parameters.items() if kind.kind is kind.KEYWORD_ONLY]
     known = (*own, *common)
+    if "resident" not in own:
+        if options.get("resident") is False:
+            raise ValueError(
+                f"data set {name!r} must be held in memory, got data.resident=false. Leave that out, or write the "
+                "images into folders and use imagefolder"
+            )
+        options = {key: value for key, value in options.items() if key not in ("resident", "workers")}
     for option in options:
         if option not in own:
             raise ValueError(
@@ -122,6 +149,7 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     for option, kind in own.items():
         if kind.default is kind.empty and option not in options:
             raise ValueError(f"data set {name!r} must have the option data.{option}, got none. Add it")
+    return dict(options)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

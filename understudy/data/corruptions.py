@@ -68,7 +68,7 @@ def corrupt(images: Tensor, kind: str, level: int, *, index: Tensor, seed: int =
 
 def corrupted(images: ImageSet, kind: str, level: int, seed: int = 0) -> ImageSet:
     """Returns a set with spoiled images, everything else as it was."""
-    return replace(images, images=corrupt(images.images, kind, level, index=images.index, seed=seed))
+    return replace(images, images=corrupt(images.in_memory(), kind, level, index=images.index, seed=seed))
 
 
 def _noise(images: Tensor, level: int, index: Tensor, seed: int) -> Tensor:

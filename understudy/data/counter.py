@@ -32,13 +32,17 @@ class Stream(IntEnum):
     VIEW = 1
     """Augmentation of an image in an epoch."""
     STEP = 2
-    """Seed of torch's own generators at a step (dropout, mixup, CRD negatives)."""
+    """Seed of torch's own generators at a step (dropout, CRD negatives)."""
     SPLIT = 3
     """Which images are held out or left out."""
     CORRUPTION = 4
     """Noise on an image that is spoiled on purpose."""
     LABEL_NOISE = 5
     """Which labels are made wrong on purpose, and what they become."""
+    MIX = 6
+    """How the images of a step are mixed."""
+    BALANCE = 7
+    """Which images of a class are shown once more in an epoch."""
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:

@@ -104,16 +104,7 @@ class Stack:
             ValueError: a number is out of range, ``count`` is 0, or squares of ``image_size`` exceed
                 ``max_gib``.
         """
-        if count == 0:
-            raise ValueError(
-                f"{name} must hold at least one image, got none. Check the path and its contents"
-            )
-        if channels not in (1, 3):
-            raise ValueError(f"data.channels must be 1 or 3, got {channels}. Choose grey or colour")
-        if image_size is not None and image_size < 1:
-            raise ValueError(
-                f"data.image_size must be at least 1 pixel, got {image_size}. Typical values are 32 and 224"
-            )
+        check_form(name, count, image_size, channels)
         self._name, self._count, self._max_gib = name, count, max_gib
         self._size, self._channels = image_size, channels
         self._pixels: NDArray[np.uint8] | None = None
@@ -144,7 +135,7 @@ class Stack:
                 named.
         """
         if self._pixels is None and sources:
-            _, height, width = _decode_named(sources[0], where(0), None, self._channels).shape
+            _, height, width = decode_named(sources[0], where(0), None, self._channels).shape
             self._pixels = self._room(height, width)
         first = self._filled
         self._filled += len(sources)
@@ -157,7 +148,7 @@ class Stack:
         assert self._pixels is not None
         height, width = self._pixels.shape[2:]
         for i in chunk:
-            image = _decode_named(sources[i], where(i), self._size, self._channels)
+            image = decode_named(sources[i], where(i), self._size, self._channels)
             if image.shape[1:] != (height, width):
                 raise ValueError(
                     f"all images must have one size, got {width} x {height} pixels first and "
@@ -173,7 +164,28 @@ class Stack:
         return torch.from_numpy(self._pixels)
 
 
-def _decode_named(source: Source, where: str, size: int | None, channels: int) -> NDArray[np.uint8]:
+def check_form(name: str, count: int, image_size: int | None, channels: int) -> None:
+    """Checks how images are to be decoded.
+
+    Raises:
+        ValueError: a number is out of range, or there is no image.
+    """
+    if count == 0:
+        raise ValueError(f"{name} must hold at least one image, got none. Check the path and its contents")
+    if channels not in (1, 3):
+        raise ValueError(f"data.channels must be 1 or 3, got {channels}. Choose grey or colour")
+    if image_size is not None and image_size < 1:
+        raise ValueError(
+            f"data.image_size must be at least 1 pixel, got {image_size}. Typical values are 32 and 224"
+        )
+
+
+def decode_named(source: Source, where: str, size: int | None, channels: int) -> NDArray[np.uint8]:
+    """Returns :func:`decode`; what is wrong with the image is said with its name.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
         return decode(source, size, channels)
     except ValueError as error:

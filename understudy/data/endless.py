@@ -71,11 +71,9 @@ class ResizedCrop:
         """Whether the views are few enough to come again."""
         return self.fixed is not None
 
-    def views(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+    def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
         """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
-        if self.fixed is not None:
-            return integers(self.fixed, seed, Stream.VIEW, epoch, index)
-        return random_bits(seed, Stream.VIEW, epoch, index) & (2**62 - 1)
+        return endless_views(self.fixed, seed, epoch, index)
 
     def boxes(self, view: Tensor, height: int, width: int) -> Tensor:
         """Returns top, left, height and width of every view's crop in pixels, float64 ``(B, 4)``.
@@ -83,10 +81,10 @@ class ResizedCrop:
         As torchvision's ``RandomResizedCrop``: the first of ten crops that fits, else the largest central one whose
         shape is allowed.
         """
-        draws = _draws(view, 2 * _TRIES + 2)
-        area = height * width * _between(draws[:, :_TRIES], *self.scale)
+        drawn = draws(view, 2 * _TRIES + 2)
+        area = height * width * _between(drawn[:, :_TRIES], *self.scale)
         aspect = _between(
-            draws[:, _TRIES : 2 * _TRIES], math.log(self.ratio[0]), math.log(self.ratio[1])
+            drawn[:, _TRIES : 2 * _TRIES], math.log(self.ratio[0]), math.log(self.ratio[1])
         ).exp()
         w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
@@ -96,9 +94,21 @@ class ResizedCrop:
         some = fits.any(dim=1)
         w = torch.where(some, w.gather(1, first)[:, 0], float(whole_w))
         h = torch.where(some, h.gather(1, first)[:, 0], float(whole_h))
-        top = torch.where(some, (draws[:, -2] * (height - h + 1)).floor(), float((height - whole_h) // 2))
-        left = torch.where(some, (draws[:, -1] * (width - w + 1)).floor(), float((width - whole_w) // 2))
+        top = torch.where(some, (drawn[:, -2] * (height - h + 1)).floor(), float((height - whole_h) // 2))
+        left = torch.where(some, (drawn[:, -1] * (width - w + 1)).floor(), float((width - whole_w) // 2))
         return torch.stack((top, left, h, w), dim=1)
+
+    def crop(self, images: Tensor, rows: Tensor, view: Tensor, place: Tensor | None = None) -> Tensor:
+        """Returns one view each of some images, float32 from 0 to 1; arguments as :meth:`PadCropFlip.crop` has them.
+
+        Shape:
+            images: ``(N, C, H, W)`` uint8; rows, view, place: ``(B,)``; output: ``(B, C, H, W)``.
+        """
+        batch = images.index_select(0, rows).float() / 255
+        height, width = batch.shape[2:]
+        view = own_number(self.fixed, view, rows if place is None else place)
+        batch = _resized(batch, self.boxes(view, height, width), self._mirrored(view))
+        return self._coloured(batch, view) if self.colour else batch
 
     def render(
         self,
@@ -109,34 +119,37 @@ class ResizedCrop:
         std: Tensor,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        place: Tensor | None = None,
     ) -> Tensor:
-        """Returns one view each of some images, normalised; arguments as :meth:`PadCropFlip.render` has them.
-
-        Shape:
-            images: ``(N, C, H, W)`` uint8; rows, view: ``(B,)``; output: ``(B, C, H, W)``.
-        """
-        batch = images.index_select(0, rows).float() / 255
-        height, width = batch.shape[2:]
-        if self.fixed is not None:  # every image has views of its own
-            view = rows * self.fixed + view
-        batch = _resized(batch, self.boxes(view, height, width), self._mirrored(view))
-        if self.colour:
-            batch = self._coloured(batch, view)
+        """Returns :meth:`crop`, normalised; arguments as :meth:`PadCropFlip.render` has them."""
+        batch = self.crop(images, rows, view, place)
         scaled = (batch - mean[:, None, None]) / std[:, None, None]
         return scaled.to(dtype).contiguous(memory_format=memory_format)
 
     def _mirrored(self, view: Tensor) -> Tensor:
-        return _draws(view, 1, 100)[:, 0] < (0.5 if self.flip else 0.0)
+        return draws(view, 1, 100)[:, 0] < (0.5 if self.flip else 0.0)
 
     def _coloured(self, batch: Tensor, view: Tensor) -> Tensor:
-        factors = _between(_draws(view, 3, 200), 1 - self.colour, 1 + self.colour).to(batch.dtype)
+        factors = _between(draws(view, 3, 200), 1 - self.colour, 1 + self.colour).to(batch.dtype)
         brightness, contrast, saturation = factors[:, :, None, None, None].unbind(dim=1)
         batch = (batch * brightness).clamp(0, 1)
         batch = _mixed(batch, _grey(batch).mean(dim=(1, 2, 3), keepdim=True), contrast)
         return _mixed(batch, _grey(batch), saturation)
 
 
-def _draws(view: Tensor, count: int, first: int = 0) -> Tensor:
+def endless_views(fixed: int | None, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
+    """Returns numbers of views ``(B,)``: one of ``fixed``, or of 2^62, which practically never come again."""
+    if fixed is not None:
+        return integers(fixed, seed, Stream.VIEW, epoch, index)
+    return random_bits(seed, Stream.VIEW, epoch, index) & (2**62 - 1)
+
+
+def own_number(fixed: int | None, view: Tensor, place: Tensor) -> Tensor:
+    """Returns the number that says everything about a view: with ``fixed``, every image has views of its own."""
+    return view if fixed is None else place * fixed + view
+
+
+def draws(view: Tensor, count: int, first: int = 0) -> Tensor:
     """Returns ``count`` numbers in [0, 1) for every view, float64 ``(B, count)``."""
     number = torch.arange(first, first + count, device=view.device)
     return uniform(0, Stream.VIEW, view[:, None], number[None, :])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from understudy.data.decode import Stack
 from understudy.data.images import ImageSet
+from understudy.data.undecoded import Files, Form, Resident, read_images
 
 _EXTENSIONS = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 
@@ -18,6 +18,8 @@ def read_folder(
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of ``DIR/CLASS/**/*.{png,jpg,...}``.
 
@@ -31,6 +33,8 @@ def read_folder(
             size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one folder may take, in GiB.
+        resident: whether they are decoded into memory; ``auto``: if they fit.
+        workers: processes that decode them otherwise, by default one a processor.
 
     Raises:
         ValueError: a folder is missing, is given twice, holds no class, or a class without images;
@@ -49,13 +53,12 @@ def read_folder(
             f"classes of data.test must be among those of data.train, got {extra!r} in {test} besides. "
             "Rename or remove that folder"
         )
-    sets = {}
+    sets, form = {}, Form(image_size, channels, max_gib, resident, workers)
     for option, folder in folders.items():
         paths = [path for images in found[option].values() for path in images]
         targets = [numbers[name] for name, images in found[option].items() for _ in images]
-        stack = Stack(str(folder), len(paths), image_size=image_size, channels=channels, max_gib=max_gib)
-        stack.add(paths, lambda i, paths=paths: str(paths[i]))
-        sets[option] = ImageSet.read(stack.images(), torch.tensor(targets), tuple(numbers), str(folder))
+        images = read_images(Files(paths), str(folder), form)
+        sets[option] = ImageSet.read(images, torch.tensor(targets), tuple(numbers), str(folder))
     return sets["train"], sets.get("test")
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from understudy.data.decode import Stack
+from understudy.data.decode import Source
 from understudy.data.images import ImageSet
-
-_BLOCK = 256  # encoded images held at once
+from understudy.data.undecoded import Form, Resident, read_images
 
 
 def read_hugging_face(
@@ -27,6 +26,8 @@ def read_hugging_face(
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns splits of a data set that ``datasets`` can read.
 
@@ -43,6 +44,8 @@ def read_hugging_face(
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one split may take, in GiB.
+        resident: whether they are decoded into memory; ``auto``: if they fit.
+        workers: processes that decode them otherwise, by default one a processor.
 
     Raises:
         ValueError: ``datasets`` is not installed; there is no such folder, and the hub does not answer; a split or
@@ -66,10 +69,8 @@ def read_hugging_face(
                 raise ValueError(
                     f"data.{option} must be a split of {root}, got {name!r}. Choose from: {', '.join(splits)}"
                 )
-            stack = (image_size, channels, max_gib)
-            sets[option] = _read(
-                datasets, splits[name], f"{root}/{name}", (image_column, label_column), stack
-            )
+            form = Form(image_size, channels, max_gib, resident, workers)
+            sets[option] = _read(datasets, splits[name], f"{root}/{name}", (image_column, label_column), form)
     return sets["train"], sets.get("test")
 
 
@@ -94,9 +95,7 @@ def _open(datasets: Any, root: str, download: bool) -> Any:
         ) from error
 
 
-def _read(
-    datasets: Any, split: Any, name: str, columns: tuple[str, str], stacked: tuple[int | None, int, float]
-) -> ImageSet:
+def _read(datasets: Any, split: Any, name: str, columns: tuple[str, str], form: Form) -> ImageSet:
     for option, column in zip(("image_column", "label_column"), columns, strict=True):
         if column not in split.column_names:
             raise ValueError(
@@ -104,17 +103,28 @@ def _read(
                 f"Choose from: {', '.join(split.column_names)}"
             )
     image, label = columns
-    size, channels, max_gib = stacked
     targets = torch.tensor(split.with_format(None)[label])
     feature = split.features[label]
     names = getattr(feature, "names", None) or [str(c) for c in range(int(targets.max()) + 1)]
-    encoded = split.cast_column(image, datasets.Image(decode=False))
-    stack = Stack(name, len(split), image_size=size, channels=channels, max_gib=max_gib)
-    for first in range(0, len(split), _BLOCK):
-        rows = encoded[first : first + _BLOCK][image]
-        sources = [row["bytes"] if row["bytes"] is not None else Path(row["path"]) for row in rows]
-        stack.add(sources, lambda i, first=first: f"{name} row {first + i}")
-    return ImageSet.read(stack.images(), targets, names, name)
+    rows = _Rows(split.cast_column(image, datasets.Image(decode=False)), image, name)
+    return ImageSet.read(read_images(rows, name, form), targets, names, name)
+
+
+class _Rows:
+    """Encoded images of a split, which lies in a file that is mapped into memory."""
+
+    def __init__(self, split: Any, column: str, name: str) -> None:
+        self._split, self._column, self._name = split, column, name
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, position: int) -> Source:
+        image = self._split[position][self._column]
+        return image["bytes"] if image["bytes"] is not None else Path(image["path"])
+
+    def name(self, position: int) -> str:
+        return f"{self._name} row {position}"
 
 
 @contextmanager

@@ -1,19 +1,21 @@
-"""A labelled set of images as tensors."""
+"""A labelled set of images: as tensors, or encoded until they are needed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from understudy.data.undecoded import Undecoded
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:
-    """Images of one size with their labels, whole in memory, on the CPU or on an accelerator."""
+    """Images of one size with their labels: in memory, on the CPU or on an accelerator, or still encoded."""
 
-    images: Tensor
+    images: Tensor | Undecoded
     """``(N, C, H, W)`` uint8."""
     targets: Tensor
     """``(N,)`` int64 class numbers, -1 for an image without a label."""
@@ -28,7 +30,13 @@ class ImageSet:
 
     @classmethod
     def read(
-        cls, images: Tensor, targets: Tensor, classes: Sequence[str], name: str, *, unlabelled: bool = False
+        cls,
+        images: Tensor | Undecoded,
+        targets: Tensor,
+        classes: Sequence[str],
+        name: str,
+        *,
+        unlabelled: bool = False,
     ) -> ImageSet:
         """Returns a whole set, as a reader found it, after :meth:`check`."""
         n = len(images)
@@ -56,6 +64,23 @@ class ImageSet:
     def device(self) -> torch.device:
         """Where the images lie."""
         return self.images.device
+
+    @property
+    def resident(self) -> bool:
+        """Whether all images are in memory."""
+        return isinstance(self.images, Tensor)
+
+    def pixels(self, parts: Iterable[slice]) -> Iterator[Tensor]:
+        """Yields uint8 images ``(B, C, H, W)``, a batch for each part of the positions; encoded ones by workers."""
+        if isinstance(self.images, Tensor):
+            return (self.images[part] for part in parts)
+        return self.images.batches(torch.arange(part.start, part.stop) for part in parts)
+
+    def in_memory(self) -> Tensor:
+        """Returns all images ``(N, C, H, W)`` uint8."""
+        if isinstance(self.images, Tensor):
+            return self.images
+        return torch.cat(list(self.pixels(slice(i, min(i + 64, len(self))) for i in range(0, len(self), 64))))
 
     def subset(self, positions: Tensor) -> ImageSet:
         """Returns the images at ``positions`` ``(K,)`` (int64, in *this* set), in that order."""

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from understudy.data.decode import Source, Stack
+from understudy.data.decode import Source
 from understudy.data.images import ImageSet
+from understudy.data.undecoded import Form, Resident, leave_encoded
 
 _BLOCK = 256  # images held undecoded at once
 
@@ -26,6 +27,8 @@ def read_items(
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
+    resident: Resident = True,
+    workers: int | None = None,
 ) -> ImageSet:
     """Returns the images of an indexed collection.
 
@@ -38,25 +41,66 @@ def read_items(
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images may take, in GiB.
+        resident: whether they are decoded into memory; ``auto``: if they fit, or ``items.targets`` does not say the
+            label of every item.
+        workers: processes that decode them otherwise, by default one a processor.
 
     Raises:
         ValueError: an item is no such pair, a label no class number; an image cannot be read; sizes differ; the images
-            do not fit.
+            do not fit, or are to stay where they are while nothing says their labels.
     """
-    count = len(items)
-    stack = Stack(name, count, image_size=image_size, channels=channels, max_gib=max_gib)
+    count, form = len(items), Form(image_size, channels, max_gib, resident, workers)
+    known = getattr(items, "targets", None)
+    if known is not None and len(known) == count:
+        left = leave_encoded(_Items(items, name), name, form)
+        if left is not None:
+            labels = torch.tensor([_class_number(label, f"{name} item {i}") for i, label in enumerate(known)])
+            return ImageSet.read(left, labels, _class_names(items, classes, labels.tolist()), name)
+    elif resident is False:
+        raise ValueError(
+            f"{name} must have .targets, a class number for each of its {count} items, to be left undecoded, got none. "
+            "Add it, or leave out data.resident"
+        )
+    stack = form.stack(name, count)
     targets: list[int] = []
     pairs = (_pair(items[i], f"{name} item {i}") for i in range(count))
     while block := list(islice(pairs, _BLOCK)):
         first = len(targets)
         stack.add([image for image, _ in block], lambda i, first=first: f"{name} item {first + i}")
         targets += [label for _, label in block]
-    found = classes or getattr(items, "classes", None) or [str(c) for c in range(max(targets) + 1)]
-    return ImageSet.read(stack.images(), torch.tensor(targets), [str(c) for c in found], name)
+    found = _class_names(items, classes, targets)
+    return ImageSet.read(stack.images(), torch.tensor(targets), found, name)
+
+
+def _class_names(items: Any, classes: Sequence[str] | None, targets: Sequence[int]) -> list[str]:
+    found = classes or getattr(items, "classes", None) or range(max(targets) + 1)
+    return [str(c) for c in found]
+
+
+class _Items:
+    """Images of a collection, each asked for when it is needed."""
+
+    def __init__(self, items: Any, name: str) -> None:
+        self._items, self._name = items, name
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, position: int) -> Source:
+        return _pair(self._items[position], self.name(position))[0]
+
+    def name(self, position: int) -> str:
+        return f"{self._name} item {position}"
 
 
 def read_python(
-    name: str, image_size: int | None = None, channels: int = 3, max_gib: float = 8.0, **options: Any
+    name: str,
+    image_size: int | None = None,
+    channels: int = 3,
+    max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
+    **options: Any,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of a function of the user's, ``package.module:function``.
 
@@ -80,10 +124,11 @@ def read_python(
             "Return (train, test)"
         )
     classes = getattr(parts[0], "classes", None)
-    train = read_items(parts[0], f"{name}/train", classes, image_size, channels, max_gib)
+    form = (image_size, channels, max_gib, resident, workers)
+    train = read_items(parts[0], f"{name}/train", classes, *form)
     if parts[1] is None:
         return train, None
-    return train, read_items(parts[1], f"{name}/test", train.classes, image_size, channels, max_gib)
+    return train, read_items(parts[1], f"{name}/test", train.classes, *form)
 
 
 def _pair(item: Any, where: str) -> tuple[Source, int]:
@@ -92,11 +137,15 @@ def _pair(item: Any, where: str) -> tuple[Source, int]:
             f"{where} must be a pair (image, label), got {type(item).__name__}. Return two values"
         )
     image, label = item
+    return _source(image, where), _class_number(label, where)
+
+
+def _class_number(label: Any, where: str) -> int:
     if isinstance(label, (Tensor, np.generic)):
         label = label.item()
     if isinstance(label, bool) or not isinstance(label, int):
         raise ValueError(f"{where} must have a class number for a label, got {label!r}. Return an int")
-    return _source(image, where), label
+    return label
 
 
 def _source(image: Any, where: str) -> Source:

@@ -1,16 +1,19 @@
-"""Loaders for images that live on the device: a few indexing operations a batch, no worker, no copy."""
+"""Loaders: of images that live on the device (a few indexing operations a batch), and of those still encoded."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
-from understudy.data.counter import permutation
 from understudy.data.images import ImageSet
+from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
-from understudy.data.views import Augment
+from understudy.data.order import epoch_order
+from understudy.data.policy import Augment
+from understudy.data.undecoded import Undecoded
 from understudy.interface import Batch
 
 
@@ -36,8 +39,10 @@ class TrainLoader:
         world: int = 1,
         parts: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
+        mix: Mix | None = None,
+        balance: float = 0.0,
     ) -> None:
-        """Moves the images to the device.
+        """Moves the images to the device; those still encoded follow batch by batch.
 
         Args:
             image_set: what to train on.
@@ -53,9 +58,12 @@ class TrainLoader:
             parts: into how many parts a batch will be cut (:meth:`shares`). Each part is divided among the processes,
                 so that it holds the same images on any number of them.
             memory_format: of the batches' images.
+            mix: mixes the images of each global batch.
+            balance: how far rare classes are shown more often, 0 to 1 (:func:`understudy.data.order.epoch_order`).
 
         Raises:
-            ValueError: ``batch_size`` is below 1 or below ``world``, or ``drop_last`` would leave nothing.
+            ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, or images
+                without label would have to be balanced.
         """
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
@@ -63,8 +71,13 @@ class TrainLoader:
                 f"batch_size must be at most the {len(image_set)} training images with drop_last, got "
                 f"{batch_size}. Lower it or keep the last batch"
             )
+        if balance and bool((image_set.targets < 0).any()):
+            raise ValueError(
+                f"data.balance must be 0 where training images have no label, got {balance}. Label them"
+            )
         self.image_set = image_set.to(device)
-        self.augment = augment
+        self.augment, self.mix, self.balance = augment, mix, balance
+        self._targets, self._index = image_set.targets.cpu(), image_set.index.cpu()
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.rank, self.world, self.parts, self.memory_format = rank, world, parts, memory_format
         self._mean, self._std = _channels(mean, device), _channels(std, device)
@@ -114,17 +127,81 @@ class TrainLoader:
         """Returns the positions in an epoch's order that are this rank's in a step, one slice for each part."""
         return [_share(a, b, self.rank, self.world) for a, b in self._spans(step)]
 
+    def plan(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Returns the positions in the set that an epoch shows, of all ranks, and their views, on the host.
+
+        An image that is shown more than once in an epoch has other views.
+
+        Shape:
+            output: ``(n,)`` int64 both, in the epoch's order.
+        """
+        rows, repetition = epoch_order(self._targets, self.balance, self.seed, epoch)
+        epochs = epoch + (repetition << 32)  # beyond any real epoch
+        return rows, self.augment.views(self.seed, epochs, self._index[rows])
+
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
-        data = self.image_set
-        order = permutation(self.seed, epoch, len(data), data.device)
-        for step in range(start_step, self.steps_per_epoch):
-            rows = torch.cat([order[own] for own in self.slices(step)])
-            index = data.index[rows]
-            view = self.augment.views(self.seed, epoch, index)
-            images = self.augment.render(
-                data.images, rows, view, self._mean, self._std, memory_format=self.memory_format
-            )
-            yield Batch(images, data.targets[rows], index, view)
+        data, steps = self.image_set, range(start_step, self.steps_per_epoch)
+        rows, view = self.plan(epoch)
+        decoded: Iterator[Tensor | None] = repeat(None)
+        if isinstance(data.images, Undecoded):
+            decoded = data.images.batches(rows[self._needed(epoch, step)] for step in steps)
+        rows, view = rows.to(data.device), view.to(data.device)
+        for step, pixels in zip(steps, decoded, strict=False):
+            if self.mix is not None:
+                yield self._mixed(self.mix, rows, view, epoch, step, pixels)
+                continue
+            shown, own = (torch.cat([column[part] for part in self.slices(step)]) for column in (rows, view))
+            yield Batch(self._images(shown, own, pixels), data.targets[shown], data.index[shown], own)
+
+    def _mixed(
+        self, mix: Mix, rows: Tensor, view: Tensor, epoch: int, step: int, pixels: Tensor | None
+    ) -> Batch:
+        """Returns this rank's batch, mixed with partners out of the global batch; every image is rendered once."""
+        data, (height, width) = self.image_set, self.image_set.image_size
+        needed = self._needed(epoch, step)
+        there = needed.to(data.device)
+        images = self._images(rows[there], view[there], pixels)
+        own, partner = self._own(step), self._partners(mix, epoch, step)
+        mine, theirs = (
+            images[torch.searchsorted(needed, places).to(data.device)] for places in (own, partner)
+        )
+        here = own.to(data.device)
+        shown, other = rows[here], rows[partner.to(data.device)]
+        return Batch(
+            mix(mine, theirs, self.seed, epoch, step).contiguous(memory_format=self.memory_format),
+            data.targets[shown],
+            data.index[shown],
+            view[here],
+            data.targets[other],
+            mix.kept(self.seed, epoch, step, height, width),
+        )
+
+    def _own(self, step: int) -> Tensor:
+        """Returns the positions in an epoch's order that are this rank's in a step, on the host."""
+        return torch.cat([torch.arange(part.start, part.stop) for part in self.slices(step)])
+
+    def _partners(self, mix: Mix, epoch: int, step: int) -> Tensor:
+        """Returns the positions of the images that this rank's are mixed with."""
+        first = step * self.batch_size
+        return (
+            first
+            + mix.partners(self.seed, epoch, step, self.global_batch_size(step))[self._own(step) - first]
+        )
+
+    def _needed(self, epoch: int, step: int) -> Tensor:
+        """Returns the positions of all images that this rank's batch is made of, each once, ascending."""
+        own = self._own(step)
+        return own if self.mix is None else torch.cat((own, self._partners(self.mix, epoch, step))).unique()
+
+    def _images(self, rows: Tensor, view: Tensor, pixels: Tensor | None) -> Tensor:
+        """Returns views of images, out of the resident set or of those that were decoded for them."""
+        images, here = self.image_set.images, rows
+        if pixels is not None:
+            images, here = pixels, torch.arange(len(rows), device=pixels.device)
+        assert isinstance(images, Tensor)
+        return self.augment.render(
+            images, here, view, self._mean, self._std, memory_format=self.memory_format, place=rows
+        )
 
 
 class EvalLoader:
@@ -142,7 +219,7 @@ class EvalLoader:
         world: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        """Moves the images to the device.
+        """Moves the images to the device; those still encoded follow batch by batch.
 
         Args:
             image_set: what to measure on.
@@ -167,9 +244,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.image_set
-        for first in range(0, len(data), self.batch_size):
-            rows = _share(first, min(first + self.batch_size, len(data)), self.rank, self.world)
-            images = normalise(data.images[rows], self._mean, self._std, memory_format=self.memory_format)
+        starts = range(0, len(data), self.batch_size)
+        parts = [
+            _share(first, min(first + self.batch_size, len(data)), self.rank, self.world) for first in starts
+        ]
+        for rows, pixels in zip(parts, data.pixels(parts), strict=False):
+            images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
             yield Batch(images, data.targets[rows], data.index[rows])
 
 

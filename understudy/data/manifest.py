@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from understudy.data.decode import Stack
 from understudy.data.images import ImageSet
+from understudy.data.undecoded import Files, Form, Resident, read_images
 
 UNLABELLED = -1
 """The class number of an image without a label."""
@@ -26,6 +26,8 @@ def read_manifest(
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images that a table lists.
 
@@ -42,6 +44,8 @@ def read_manifest(
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one table may take, in GiB.
+        resident: whether they are decoded into memory; ``auto``: if they fit.
+        workers: processes that decode them otherwise, by default one a processor.
 
     Raises:
         ValueError: a table cannot be read, lacks a column, or leads out of ``root``; a label is missing; an image
@@ -55,7 +59,7 @@ def read_manifest(
     classes = _classes([label for label in labels["train"] if label is not None], tables["train"])
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     numbers[None] = UNLABELLED
-    sets = {}
+    sets, form = {}, Form(image_size, channels, max_gib, resident, workers)
     for option, path in tables.items():
         folder = path.parent if root is None else Path(root).expanduser()
         files = [
@@ -67,12 +71,9 @@ def read_manifest(
                     f"labels of {path} must be among the classes of {tables['train']}, got {label!r} in row {i}. "
                     "Correct the row or take it out"
                 )
-        stack = Stack(str(path), len(files), image_size=image_size, channels=channels, max_gib=max_gib)
-        stack.add(files, lambda i, files=files: str(files[i]))
+        images = read_images(Files(files), str(path), form)
         targets = torch.tensor([numbers[label] for label in labels[option]])
-        sets[option] = ImageSet.read(
-            stack.images(), targets, classes, str(path), unlabelled=option == "train"
-        )
+        sets[option] = ImageSet.read(images, targets, classes, str(path), unlabelled=option == "train")
     return sets["train"], sets.get("test")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,27 +19,38 @@ PUBLISHED: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 _BLOCK = 2**22  # pixels counted at once: bincount needs 8 bytes for each
 
 
-def pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(
+    images: Tensor | Iterable[Tensor],
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns the mean and the population standard deviation of every channel, in units of the full range.
 
     Computed from whole numbers, so the same to the last bit everywhere. The standard deviation is at
     least one level, 1/255, so that a constant channel can be divided by it.
 
     Args:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or several such blocks.
     """
-    n, _, height, width = images.shape
-    pixels = n * height * width
+    counts = sum(map(_counts, [images] if isinstance(images, Tensor) else images))
+    assert isinstance(counts, Tensor)
     level = torch.arange(256)
     mean, std = [], []
-    for channel in images.unbind(dim=1):
-        counts = torch.zeros(256, dtype=torch.int64)
-        for block in channel.split(max(1, _BLOCK // (height * width))):
-            counts += block.flatten().bincount(minlength=256)
-        total, squares = int((counts * level).sum()), int((counts * level**2).sum())
+    for channel in counts:
+        pixels = int(channel.sum())
+        total, squares = int((channel * level).sum()), int((channel * level**2).sum())
         mean.append(total / (255 * pixels))
         std.append(max(math.sqrt(pixels * squares - total**2) / pixels, 1.0) / 255)
     return tuple(mean), tuple(std)
+
+
+def _counts(images: Tensor) -> Tensor:
+    """Returns how often each channel has each value, ``(C, 256)`` int64."""
+    size = max(1, _BLOCK // (images.shape[2] * images.shape[3]))
+    return torch.stack(
+        [
+            torch.stack([block.flatten().bincount(minlength=256) for block in channel.split(size)]).sum(dim=0)
+            for channel in images.cpu().unbind(dim=1)
+        ]
+    )
 
 
 def normalise(

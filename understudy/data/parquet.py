@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from understudy.data.decode import Stack
 from understudy.data.images import ImageSet
+from understudy.data.undecoded import Form, Resident, leave_encoded
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
 """A file, a folder of ``*.parquet``, a pattern with ``*``, or a list of these."""
@@ -33,6 +33,8 @@ def read_parquet(
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of Parquet files, in the order of files and rows.
 
@@ -49,6 +51,9 @@ def read_parquet(
             size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one part may take, in GiB.
+        resident: whether they are decoded into memory; ``auto``: if they fit. Otherwise every image costs reading the
+            row group it is in, so row groups should be small (about 100 images).
+        workers: processes that decode them then, by default one a processor.
 
     Raises:
         ValueError: a path is missing or is no Parquet file; a column is missing or of the wrong type; a label
@@ -64,7 +69,8 @@ def read_parquet(
                 "Name the files of each"
             )
     classes = _classes(parts)
-    sets = [_read(part, image_column, classes, image_size, channels, max_gib) for part in parts]
+    form = Form(image_size, channels, max_gib, resident, workers)
+    sets = [_read(part, image_column, classes, form) for part in parts]
     return sets[0], sets[1] if test is not None else None
 
 
@@ -165,22 +171,58 @@ def _files(source: Paths, option: str) -> list[Path]:
     return found
 
 
-def _read(
-    shards: Sequence[_Shard],
-    image_column: str,
-    classes: tuple[str, ...],
-    image_size: int | None,
-    channels: int,
-    max_gib: float,
-) -> ImageSet:
+def _read(shards: Sequence[_Shard], image_column: str, classes: tuple[str, ...], form: Form) -> ImageSet:
     name = str(shards[0].path) if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1} more"
     targets = torch.cat([shard.targets for shard in shards])
-    stack = Stack(name, len(targets), image_size=image_size, channels=channels, max_gib=max_gib)
+    left = leave_encoded(_Rows([shard.path for shard in shards], image_column), name, form)
+    if left is not None:
+        return ImageSet.read(left, targets, classes, name)
+    stack = form.stack(name, len(targets))
     for shard in shards:
         for first, encoded, paths in _batches(shard.path, image_column):
             names = [f"{shard.path} row {first + i} (path {path!r})" for i, path in enumerate(paths)]
             stack.add(encoded, names.__getitem__)
     return ImageSet.read(stack.images(), targets, classes, name)
+
+
+class _Rows:
+    """Encoded images, read row group by row group; the last group is kept."""
+
+    def __init__(self, paths: Sequence[Path], column: str) -> None:
+        self._paths, self._column = list(paths), column
+        groups = []
+        for number, path in enumerate(paths):
+            with _readable(path):
+                about = pq.read_metadata(path)
+            groups += [(number, k, about.row_group(k).num_rows) for k in range(about.num_row_groups)]
+        self._groups = np.array([group for group in groups if group[2]], dtype=np.int64).reshape(-1, 3)
+        self._stops = self._groups[:, 2].cumsum()
+        self._held: tuple[int, pa.ChunkedArray] | None = None
+
+    def __len__(self) -> int:
+        return int(self._groups[:, 2].sum())
+
+    def __getitem__(self, position: int) -> bytes:
+        group = int(np.searchsorted(self._stops, position, side="right"))
+        file, number, size = self._groups[group].tolist()
+        if self._held is None or self._held[0] != group:
+            path = self._paths[file]
+            with _readable(path), pq.ParquetFile(path, memory_map=True) as opened:
+                self._held = group, opened.read_row_group(number, columns=[self._column]).column(0)
+        row = self._held[1][position - int(self._stops[group]) + size].as_py()
+        encoded = row["bytes"] if isinstance(row, dict) else row
+        if encoded is None:
+            raise ValueError(
+                f"{self.name(position)} must hold the bytes of an image, got none. Write the encoded image into it"
+            )
+        return encoded
+
+    def name(self, position: int) -> str:
+        """Returns file and row."""
+        group = int(np.searchsorted(self._stops, position, side="right"))
+        file = int(self._groups[group, 0])
+        before = int(self._groups[self._groups[:, 0] < file, 2].sum())
+        return f"{self._paths[file]} row {position - before}"
 
 
 def _batches(path: Path, image_column: str) -> Iterator[tuple[int, list[bytes], list[str | None]]]:

@@ -12,6 +12,7 @@ from torchvision import datasets
 from understudy.data.folder import read_folder
 from understudy.data.images import ImageSet
 from understudy.data.items import read_items
+from understudy.data.undecoded import Resident
 
 PUBLIC: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
     "flowers102": (datasets.Flowers102, {"split": "train"}, {"split": "test"}),
@@ -63,7 +64,11 @@ def read_public(
 
 
 def read_imagenet(
-    root: str | Path = "~/data/imagenet", image_size: int | None = 224, max_gib: float = 8.0
+    root: str | Path = "~/data/imagenet",
+    image_size: int | None = 224,
+    max_gib: float = 8.0,
+    resident: Resident = "auto",
+    workers: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of a folder in ImageNet's layout: ``train/CLASS/*`` and ``val/CLASS/*``.
 
@@ -74,7 +79,8 @@ def read_imagenet(
     """
     folder = Path(root).expanduser()
     test = folder / "val"
-    return read_folder(folder / "train", test if test.is_dir() else None, image_size, 3, max_gib)
+    test = test if test.is_dir() else None
+    return read_folder(folder / "train", test, image_size, 3, max_gib, resident, workers)
 
 
 READERS: dict[str, Callable[..., tuple[ImageSet, ImageSet]]] = {

@@ -21,6 +21,8 @@ class Splits:
     mean: tuple[float, ...]
     """Of every channel, in units of the full range (0 to 1)."""
     std: tuple[float, ...]
+    wrong_labels: int | None = None
+    """How many training labels were made wrong on purpose; ``None`` where that was not asked for."""
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -56,8 +56,14 @@ class PadCropFlip:
         """The view that is the image itself: the central crop, not mirrored."""
         return self.pad * (2 * self.pad + 1) + self.pad
 
-    def views(self, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
+    def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
+        """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device.
+
+        Args:
+            seed: of order and views.
+            epoch: from 0; a tensor ``(B,)`` int64 gives each image an epoch of its own.
+            index: which images of the set as read.
+        """
         return integers(self.num_views, seed, Stream.VIEW, epoch, index)
 
     def offsets(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,7 +71,7 @@ class PadCropFlip:
         side = 2 * self.pad + 1
         return view // side % side, view % side, view // side**2
 
-    def crop(self, images: Tensor, rows: Tensor, view: Tensor) -> Tensor:
+    def crop(self, images: Tensor, rows: Tensor, view: Tensor, place: Tensor | None = None) -> Tensor:
         """Returns one view each of some images, as uint8.
 
         A few batched copies: no loop over samples, nothing read on the host. Windows of the padded batch
@@ -73,13 +79,16 @@ class PadCropFlip:
         gathering pixel by pixel).
 
         Args:
-            images: the resident set, uint8.
-            rows: which images, int64.
+            images: the resident set, or a part of it, uint8.
+            rows: which of these images, int64.
             view: which view of each, int64 in ``[0, num_views)``.
+            place: where in the whole set each image stands, if ``images`` is a part: views that every image has of
+                its own depend on it (these do not).
 
         Shape:
-            images: ``(N, C, H, W)``; rows, view: ``(B,)``; output: ``(B, C, H, W)``.
+            images: ``(N, C, H, W)``; rows, view, place: ``(B,)``; output: ``(B, C, H, W)``.
         """
+        del place
         batch = images.index_select(0, rows)
         dy, dx, flip = self.offsets(view)
         if self.pad:
@@ -98,6 +107,7 @@ class PadCropFlip:
         std: Tensor,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        place: Tensor | None = None,
     ) -> Tensor:
         """Returns :meth:`crop`, normalised: black padding comes before normalisation, as in torchvision.
 
@@ -109,12 +119,13 @@ class PadCropFlip:
             std: likewise.
             dtype: of the result.
             memory_format: of the result.
+            place: as in :meth:`crop`.
         """
-        return normalise(self.crop(images, rows, view), mean, std, dtype, memory_format)
+        return normalise(self.crop(images, rows, view, place), mean, std, dtype, memory_format)
 
 
-Augment: TypeAlias = PadCropFlip | ResizedCrop
-"""What shows an image differently each time."""
+Crop: TypeAlias = PadCropFlip | ResizedCrop
+"""What takes a part of an image, maybe mirrored."""
 
 NO_AUGMENT = PadCropFlip(pad=0, flip=False)
 """One view: the image itself."""

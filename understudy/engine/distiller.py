@@ -153,6 +153,8 @@ class Distiller(nn.Module):
         epoch: int = 0,
         counts: tuple[int, ...] | None = None,
         answers: Mapping[str, Outputs] | None = None,
+        partner: Tensor | None = None,
+        kept: float = 1.0,
     ) -> StepOutput:
         """Returns the losses of one batch.
 
@@ -165,6 +167,8 @@ class Distiller(nn.Module):
             counts: with several processes, B of each where all know it; else they ask each other in every step.
             answers: what teachers show of these images, by name, where it is known already (out of a view table); the
                 others are run.
+            partner: ``(B,)`` labels of what was mixed into the images (mixup, CutMix), if anything was.
+            kept: share of every image that is its own then.
         """
         active = [(term, term.weight.at(epoch)) for term in self.active(epoch)]
         if targets is None:
@@ -174,7 +178,9 @@ class Distiller(nn.Module):
                         f"term {term.label!r} must have labels, got images without. Leave it out for them"
                     )
             targets = torch.full((len(images),), -1, device=images.device)
-        batch = Batch(images, targets, index, view)
+        if partner is not None:
+            check_mixing(term for term, _ in active)
+        batch = Batch(images, targets, index, view, partner, kept)
         if self.ranks.several and not self._shared:
             self.share_state()
         share = self.ranks.share(images, counts)
@@ -489,6 +495,20 @@ def _setup(
         train_targets=train_targets,
         same_family=same_family,
     )
+
+
+def check_mixing(terms: Iterable[Term]) -> None:
+    """Refuses a term that reads labels, but not two of them an image.
+
+    Raises:
+        ValueError: there is such a term.
+    """
+    for term in terms:
+        if term.method.uses_labels and not term.method.mixes_labels:
+            raise ValueError(
+                f"term {term.label!r} must see one label an image, got mixed images with two. "
+                "Leave out data.mix, or the term"
+            )
 
 
 class _Batches:

@@ -318,11 +318,13 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
             epoch=job.epoch,
             counts=counts,
             answers=known,
+            partner=part.partner,
+            kept=part.kept,
         )
         if i == 0 and looking:
             meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
-        meters.add(out.loss, out.terms, out.logits, part.target, out.share.weight)
+        meters.add(out.loss, out.terms, out.logits, part.main_target, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
 
 

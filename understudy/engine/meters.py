@@ -64,7 +64,7 @@ class Meters:
             loss: of the batch.
             terms: of the batch, in the order of the labels.
             logits: of the images that are counted, ``(B, C)``.
-            target: likewise, ``(B,)``.
+            target: likewise, ``(B,)``; of mixed images the label with the larger share.
             weight: images that the losses stand for, if not B.
         """
         values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())]).to(torch.float64)

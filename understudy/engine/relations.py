@@ -23,12 +23,12 @@ class GlobalBatch:
         self.batch = batch
         """Of a divided batch the images are the own ones: no relation reads them, and they are large."""
         if share.divided:
-            target, index, view = (
+            target, index, view, partner = (
                 None if column is None else share.ranks.gather(column, share.counts)
-                for column in (batch.target, batch.index, batch.view)
+                for column in (batch.target, batch.index, batch.view, batch.partner)
             )
             assert target is not None
-            self.batch = Batch(batch.images, target, index, view)
+            self.batch = Batch(batch.images, target, index, view, partner, batch.kept)
 
     def shown(self, outputs: Outputs, roles: Iterable[str]) -> Outputs:
         """Returns what a network showed of all images, in the roles that a term reads."""

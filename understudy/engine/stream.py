@@ -42,7 +42,8 @@ class Stream:
         return self._latest
 
     def close(self) -> None:
-        """Closes the tables behind the answers; a second time does nothing."""
+        """Closes the tables behind the answers and ends what loads ahead; a second time does nothing."""
+        self._items, self._latest, self._next = iter(()), None, None
         for answers in self.answers.values():
             answers.close()
 

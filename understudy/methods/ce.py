@@ -20,6 +20,7 @@ class CrossEntropy(Method):
     paper: ClassVar[str] = "labels only"
     teacher_taps: ClassVar[tuple[str, ...]] = ()
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
     label_loss: ClassVar[bool] = True
 
     label_smoothing: Share = 0.0
@@ -46,12 +47,15 @@ class CrossEntropy(Method):
         """Returns CE(z_s, y)."""
         logits = student["logits"]
         logits = logits.float() if logits.element_size() < 4 else logits
+        return batch.over_labels(lambda target: self._one(logits, target))
+
+    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.class_weights is None:
-            return F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
         # a mean of weighted losses, not PyTorch's weighted mean: parts of a batch then add up to the whole
-        losses = F.cross_entropy(logits, batch.target, label_smoothing=self.label_smoothing, reduction="none")
+        losses = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
         weights = torch.tensor(self.class_weights, dtype=losses.dtype, device=losses.device)
-        return (weights[batch.target] * losses).mean()
+        return (weights[target] * losses).mean()
 
 
 def balanced_weights(setup: Setup) -> tuple[float, ...]:

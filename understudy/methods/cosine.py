@@ -26,6 +26,7 @@ class CosineDirection(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ()
     prepare_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False
     projector: Projector = "released"
@@ -60,4 +61,5 @@ class CosineDirection(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of 1 - cos(f_s, c_y)."""
         feature = heads["project"](student["feature"])
-        return cosine_direction(feature, class_means(heads)(), batch.target, self.class_balanced)
+        means = class_means(heads)()
+        return batch.over_labels(lambda target: cosine_direction(feature, means, target, self.class_balanced))

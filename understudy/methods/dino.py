@@ -25,6 +25,7 @@ class Dino(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     teacher_norm_scale: Annotated[NonNegative, Search(0.5, 2.0)] = 1.0
     class_balanced: bool = False
@@ -59,11 +60,6 @@ class Dino(Method):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of 1 - <f_s, e_y>/max(‖f_s‖, scale·‖f_t‖)."""
-        return dino(
-            heads["project"](student["feature"]),
-            teacher["feature"],
-            class_means(heads)(),
-            batch.target,
-            self.teacher_norm_scale,
-            self.class_balanced,
-        )
+        feature, means = heads["project"](student["feature"]), class_means(heads)()
+        settings = self.teacher_norm_scale, self.class_balanced
+        return batch.over_labels(lambda target: dino(feature, teacher["feature"], means, target, *settings))

@@ -21,6 +21,7 @@ class DKD(Method):
 
     paper: ClassVar[str] = _PAPER
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     alpha: Annotated[NonNegative, Search(0.25, 4.0)] = 1.0
     beta: Annotated[NonNegative, Search(0.5, 16.0)] = 8.0
@@ -30,7 +31,7 @@ class DKD(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns alpha·TCKD + beta·NCKD."""
         logits = logit_pair(student, teacher, self.standardise)
-        return dkd(*logits, batch.target, self.alpha, self.beta, self.temperature)
+        return batch.over_labels(lambda target: dkd(*logits, target, self.alpha, self.beta, self.temperature))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +40,15 @@ class TCKD(Method):
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns TCKD."""
-        return tckd(*logit_pair(student, teacher, self.standardise), batch.target, self.temperature)
+        logits = logit_pair(student, teacher, self.standardise)
+        return batch.over_labels(lambda target: tckd(*logits, target, self.temperature))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +57,12 @@ class NCKD(Method):
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     temperature: Temperature = 4.0
     standardise: bool = False
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns NCKD."""
-        return nckd(*logit_pair(student, teacher, self.standardise), batch.target, self.temperature)
+        logits = logit_pair(student, teacher, self.standardise)
+        return batch.over_labels(lambda target: nckd(*logits, target, self.temperature))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -28,6 +29,7 @@ class DML(Method):
     paper: ClassVar[str] = "Zhang et al., Deep Mutual Learning, CVPR 2018"
     teacher_taps: ClassVar[tuple[str, ...]] = ()
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     peers: tuple[str, ...] = ("same",)
     """Models of the zoo; ``same`` is another student, initialised anew."""
@@ -62,7 +64,7 @@ class DML(Method):
         total = dml_loss(logits[0], logits[1:], self.temperature)
         for i, peer in enumerate(logits[1:], start=1):
             others = logits[:i] + logits[i + 1 :]
-            label = F.cross_entropy(peer, batch.target)
+            label = batch.over_labels(partial(F.cross_entropy, peer))
             total = total + self.peer_ce_weight * label + dml_loss(peer, others, self.temperature)
         return total
 

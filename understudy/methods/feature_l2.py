@@ -23,6 +23,7 @@ class FeatureL2(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False
     projector: Projector = "released"
@@ -39,4 +40,6 @@ class FeatureL2(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of ‖f_s - f_t‖²."""
         feature = heads["project"](student["feature"])
-        return feature_l2(feature, teacher["feature"], batch.target, self.class_balanced)
+        return batch.over_labels(
+            lambda target: feature_l2(feature, teacher["feature"], target, self.class_balanced)
+        )

@@ -26,6 +26,7 @@ class InfoNCEDirection(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ()
     prepare_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False
     projector: Projector = "released"
@@ -60,4 +61,7 @@ class InfoNCEDirection(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean cross-entropy of cos(f_s, c_k)."""
         feature = heads["project"](student["feature"])
-        return infonce_direction(feature, class_means(heads)(), batch.target, self.class_balanced)
+        means = class_means(heads)()
+        return batch.over_labels(
+            lambda target: infonce_direction(feature, means, target, self.class_balanced)
+        )

@@ -34,6 +34,8 @@ class Method(ABC):
     """Roles read from the teacher in :meth:`prepare` only; with no ``teacher_taps`` it is not run in a step."""
     uses_labels: ClassVar[bool] = False
     """Whether the loss reads ``batch.target``."""
+    mixes_labels: ClassVar[bool] = False
+    """Whether it reads them by ``batch.over_labels``, so that mixed images (mixup, CutMix) may have two."""
     label_loss: ClassVar[bool] = False
     """Whether the term is the label's side (L_1) when gradients are aligned; all others are the teacher's (L_2)."""
     replaces_classifier: ClassVar[bool] = False

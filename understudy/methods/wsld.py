@@ -25,9 +25,11 @@ class WSLD(Method):
         "A Bias-Variance Tradeoff Perspective, ICLR 2021"
     )
     uses_labels: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
 
     temperature: Temperature = 4.0
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns T² times the mean of w_i·CE(p_t(T), p_s(T))."""
-        return wsld(student["logits"], teacher["logits"], batch.target, self.temperature)
+        logits = student["logits"], teacher["logits"]
+        return batch.over_labels(lambda target: wsld(*logits, target, self.temperature))

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
+from understudy.data.undecoded import Undecoded
 from understudy.files import write_json
 from understudy.report.folder import items, number
 from understudy.report.tables import finite
@@ -55,7 +57,7 @@ class Mistake:
 
 
 def write_mistakes(
-    folder: Path, images: Tensor, target: Tensor, student: Tensor, teacher: Tensor | None
+    folder: Path, images: Tensor | Undecoded, target: Tensor, student: Tensor, teacher: Tensor | None
 ) -> None:
     """Writes the images on which the student was wrong and most sure of it.
 
@@ -77,6 +79,8 @@ def write_mistakes(
         kinds[kind] += 1
         if kinds[kind] <= MOST_OF_A_KIND and len(chosen) < MOST:
             chosen.append(i)
+    places = torch.tensor(chosen, dtype=torch.int64, device=images.device)
+    pictures = images.index_select(0, places) if chosen else []
     write_json(
         folder / FILE,
         {
@@ -86,11 +90,11 @@ def write_mistakes(
                 {
                     "position": i,
                     "target": int(target[i]),
-                    "png": _png(images[i]),
+                    "png": _png(picture),
                     "student": _opinions(sure[i]),
                     "teacher": None if theirs is None else _opinions(theirs[i]),
                 }
-                for i in chosen
+                for i, picture in zip(chosen, pictures, strict=True)
             ],
         },
     )

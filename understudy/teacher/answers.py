@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from understudy.data.counter import permutation
 from understudy.data.loader import TrainLoader
 from understudy.interface import Outputs
 from understudy.teacher.blocks import Blocks
@@ -144,8 +143,10 @@ class Answers:
             rows, view = torch.cat((rows, next_rows[useful])), torch.cat((view, next_view[useful]))
         answers = self.blocks(rows, view)
         if self.storing:
+            keys = layout.keys(rows, view)
+            once = _first_of_each(keys)  # an epoch that shows images twice may show a view of them twice
             try:
-                table.write(layout.keys(rows, view), answers)
+                table.write(keys[once], answers[once.to(answers.device)])
             except OSError as error:  # a full disk must not end a run that can do without
                 self.storing = False
                 self.say(f"the teacher's answers are no longer kept: {error.strerror or error}")
@@ -158,10 +159,16 @@ def plan(loader: TrainLoader, epoch: int) -> tuple[Tensor, Tensor]:
     Shape:
         output: ``(n,)`` int64 both, batch after batch, this rank's share.
     """
-    order = permutation(loader.seed, epoch, len(loader.image_set))
-    rows = torch.cat([order[own] for step in range(loader.steps_per_epoch) for own in loader.slices(step)])
-    index = loader.image_set.index.cpu()[rows]
-    return rows, loader.augment.views(loader.seed, epoch, index)
+    parts = [own for step in range(loader.steps_per_epoch) for own in loader.slices(step)]
+    rows, view = (torch.cat([column[own] for own in parts]) for column in loader.plan(epoch))
+    return rows, view
+
+
+def _first_of_each(keys: Tensor) -> Tensor:
+    """Returns the places where a key stands for the first time, ascending."""
+    known, which = keys.unique(return_inverse=True)
+    first = torch.full_like(known, len(keys)).scatter_reduce(0, which, torch.arange(len(keys)), "amin")
+    return first.sort().values
 
 
 def _put(answers: Tensor, places: Tensor, values: Tensor) -> None:

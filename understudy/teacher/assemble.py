@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from understudy.data.images import ImageSet
-from understudy.data.views import Augment
+from understudy.data.policy import Augment
 from understudy.teacher.blocks import Blocks, block_size
 from understudy.teacher.fingerprint import Fingerprint, fingerprint
 from understudy.teacher.frozen import Teacher

@@ -88,6 +88,7 @@ def data_digest(image_set: ImageSet) -> str:
 
     All pixels are read: a second for 2 GB, which is little beside what a wrong table would cost.
     """
+    assert isinstance(image_set.images, Tensor)  # there are no tables of others
     digest = hashlib.sha256()
     digest.update(json.dumps([list(image_set.images.shape), list(image_set.classes)]).encode())
     _update(digest, image_set.index)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from understudy.data.images import ImageSet
-from understudy.data.views import Augment
+from understudy.data.policy import Augment
+from understudy.data.undecoded import Undecoded
 
 
 class ViewSource:
@@ -54,14 +55,19 @@ class ViewSource:
             rows: positions in the set ``(B,)`` int64.
             view: number of the view ``(B,)`` int64.
         """
+        rows, images = rows.to(self.device), self.image_set.images
+        here = rows
+        if isinstance(images, Undecoded):
+            images, here = images.index_select(0, rows), torch.arange(len(rows), device=self.device)
         return self.augment.render(
-            self.image_set.images,
-            rows.to(self.device),
+            images,
+            here,
             view.to(self.device),
             self._mean,
             self._std,
             self.dtype,
             self.memory_format,
+            place=rows,
         )
 
     def sample(self, count: int) -> Tensor:

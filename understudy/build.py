@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
-from understudy.data import Augment, PadCropFlip, ResizedCrop, Splits
+from understudy.data import Augment, MaskSet, PadCropFlip, ResizedCrop, ScaleCropFlip, Splits
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import LEAST, Ranks
-from understudy.engine.evaluate import Shard, answers, evaluating
+from understudy.engine.evaluate import Shard, evaluating
 from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
+from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.metrics import correct
 from understudy.models import create_model
 from understudy.worlds import read_teacher
 
@@ -138,7 +138,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teachers,
         config.losses,
         align=config.gradients.align,
-        example=torch.zeros(2, data.channels, *data.image_size, device=device),
+        example=torch.zeros(2, data.channels, *_size_of_views(config.data, data), device=device),
         train_targets=targets_as_read(data),
         student_taps=config.student.taps,
         teacher_taps={name: guide.taps for name, guide in guides.items()},
@@ -147,6 +147,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     )
     if config.train.compile:
         distiller.compile_student()
+    _check_task(config, data, distiller)
     _check_labels(data, distiller)
     augment = augmentation(config.data, data)
     resolved = config.replaced(
@@ -172,6 +173,26 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "(App. A). The term dhkd gives the loss a head of its own"
         )
     return Built(resolved, data, distiller, tuple(notes))
+
+
+def _size_of_views(config: DataConfig, data: Splits) -> tuple[int, int]:
+    """Returns height and width of the images that are trained on."""
+    augment = augmentation(config, data)
+    return augment.size(data.image_size) if isinstance(augment, ScaleCropFlip) else data.image_size
+
+
+def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
+    """Refuses a network for pixels on images with one label each, and the other way round."""
+    masks = isinstance(data.train, MaskSet)
+    if masks != distiller.network.dense:
+        have, does = ("a mask an image", "the image") if masks else ("a label an image", "every pixel")
+        names = (
+            "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large" if masks else "resnet18"
+        )
+        raise ValueError(
+            f"student.model must suit the data, got {config.student.model}, which classifies {does}, for "
+            f"{config.data.name} with {have}. Choose a network such as {names}"
+        )
 
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
@@ -229,13 +250,14 @@ def build_job(
     if data.val is not None:
         batches = divided_batches(data.val, built, device)
 
-        def measure() -> dict[str, float]:
+        def score() -> dict[str, float]:
             with job.measured(), evaluating(built.distiller):
-                held_out = answers(built.distiller.predict, batches)
-            (right,) = correct(held_out.logits, held_out.target, (1,)).tolist()
-            return {"val/acc1": 100 * right / len(held_out.target)}
+                held_out = measure(
+                    job.task, {"val": built.distiller.predict}, batches, data.num_classes, device
+                )["val"]
+            return {f"val/{name}": value for name, value in held_out.scores.items() if name != "acc5"}
 
-        job.measure = measure
+        job.measure = score
     return job
 
 
@@ -280,7 +302,12 @@ def divided_batches(images: ImageSet, built: Built, device: torch.device) -> Eva
 
 
 def targets_as_read(data: Splits) -> Tensor:
-    """Returns the label of every training image by its index, -1 for those held out or left out."""
+    """Returns the label of every training image by its index, -1 for those held out or left out.
+
+    Masks are returned as they are: no term keeps anything by an image's number.
+    """
+    if isinstance(data.train, MaskSet):
+        return data.train.targets
     targets = torch.full((data.train.num_read,), -1, dtype=torch.int64)
     targets[data.train.index] = data.train.targets
     return targets
@@ -292,6 +319,12 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     For 32×32 images that is the pad-4 crop and flip of every CIFAR paper. Digits are not mirrored.
     """
     given = config.augment
+    if isinstance(data.train, MaskSet):
+        return _joint_views(given)
+    if given is not None and given.name == "scale_crop":
+        raise ValueError(
+            f"data.augment.name scale_crop must have images with masks, got {config.name}. Use resized_crop"
+        )
     if given is None:
         return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
     if given.name == "pad_crop":
@@ -299,10 +332,24 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     return ResizedCrop(given.scale, given.ratio, given.flip, given.colour, given.fixed)
 
 
+def _joint_views(given: AugmentConfig | None) -> ScaleCropFlip:
+    """Returns the random views of images with masks."""
+    if given is None:
+        return ScaleCropFlip()
+    if given.name != "scale_crop":
+        raise ValueError(
+            f"data.augment.name must be scale_crop for images with masks, got {given.name}. It shows both alike"
+        )
+    return ScaleCropFlip(given.zoom, given.crop, given.flip)
+
+
 def augment_config(augment: Augment) -> dict[str, Any]:
     """Returns the config's ``data.augment`` that makes these views."""
     if isinstance(augment, PadCropFlip):
         return AugmentConfig(pad=augment.pad, flip=augment.flip).model_dump(mode="json")
+    if isinstance(augment, ScaleCropFlip):
+        given = AugmentConfig(name="scale_crop", zoom=augment.scale, crop=augment.crop, flip=augment.flip)
+        return given.model_dump(mode="json")
     return AugmentConfig(name="resized_crop", **asdict(augment)).model_dump(mode="json")
 
 

@@ -138,9 +138,10 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     key, roles = f"{built.config.guide_key(name)}.table", guides.step_roles(name)
     if not roles:
         return None
-    if not can_answer_ahead(roles):
+    dense = guides.networks[name].dense
+    if dense or not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
-            maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
+            maps = ", ".join(role for role in roles if dense or not can_answer_ahead([role]))
             raise ValueError(
                 f"{key} must be off where a term reads maps ({maps}), got {config.table}: "
                 "they would take a hundred times the space. Set it to off"

@@ -10,6 +10,7 @@ from torch import Tensor
 from understudy.data.counter import permutation
 from understudy.data.images import ImageSet
 from understudy.data.normalisation import normalise
+from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.views import Augment
 from understudy.interface import Batch
 
@@ -124,7 +125,7 @@ class TrainLoader:
             images = self.augment.render(
                 data.images, rows, view, self._mean, self._std, memory_format=self.memory_format
             )
-            yield Batch(images, data.targets[rows], index, view)
+            yield Batch(images, _targets(data, self.augment, rows, view), index, view)
 
 
 class EvalLoader:
@@ -170,7 +171,14 @@ class EvalLoader:
         for first in range(0, len(data), self.batch_size):
             rows = _share(first, min(first + self.batch_size, len(data)), self.rank, self.world)
             images = normalise(data.images[rows], self._mean, self._std, memory_format=self.memory_format)
-            yield Batch(images, data.targets[rows], data.index[rows])
+            yield Batch(images, data.targets[rows].long(), data.index[rows])  # masks are kept as bytes
+
+
+def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Tensor:
+    """Returns the labels of views, int64: a number is what it was, a mask is seen as its image is."""
+    if isinstance(augment, ScaleCropFlip):
+        return augment.masks(data.targets, rows, view).long()
+    return data.targets[rows].long()
 
 
 def _check(batch_size: int, rank: int, world: int) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from understudy.data.counter import Stream, integers
 from understudy.data.endless import ResizedCrop
 from understudy.data.normalisation import normalise
+from understudy.data.scale_crop import ScaleCropFlip
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class PadCropFlip:
         return normalise(self.crop(images, rows, view), mean, std, dtype, memory_format)
 
 
-Augment: TypeAlias = PadCropFlip | ResizedCrop
+Augment: TypeAlias = PadCropFlip | ResizedCrop | ScaleCropFlip
 """What shows an image differently each time."""
 
 NO_AUGMENT = PadCropFlip(pad=0, flip=False)

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.interface import Batch, NonNegative, Outputs, Positive
+from understudy.interface import NonNegative, Outputs, Positive
 from understudy.losses.dkd import dkd, nckd, tckd
-from understudy.methods.logits import logit_pair
-from understudy.methods.method import Method
+from understudy.methods.logits import LogitMethod, logit_pair
 
 _PAPER = "Zhao et al., Decoupled Knowledge Distillation, CVPR 2022"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DKD(Method):
+class DKD(LogitMethod):
     """alpha·TCKD + beta·NCKD; beta follows the teacher's confidence (`suggest_dkd_beta`)."""
 
     paper: ClassVar[str] = _PAPER
@@ -27,14 +26,14 @@ class DKD(Method):
     temperature: Positive = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns alpha·TCKD + beta·NCKD."""
         logits = logit_pair(student, teacher, self.standardise)
-        return dkd(*logits, batch.target, self.alpha, self.beta, self.temperature)
+        return dkd(*logits, target, self.alpha, self.beta, self.temperature, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TCKD(Method):
+class TCKD(LogitMethod):
     """The binary part of DKD alone: how sure the teacher is of the target class."""
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
@@ -43,13 +42,13 @@ class TCKD(Method):
     temperature: Positive = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns TCKD."""
-        return tckd(*logit_pair(student, teacher, self.standardise), batch.target, self.temperature)
+        return tckd(*logit_pair(student, teacher, self.standardise), target, self.temperature, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NCKD(Method):
+class NCKD(LogitMethod):
     """The part of DKD among the non-target classes alone: the dark knowledge."""
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
@@ -58,6 +57,6 @@ class NCKD(Method):
     temperature: Positive = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns NCKD."""
-        return nckd(*logit_pair(student, teacher, self.standardise), batch.target, self.temperature)
+        return nckd(*logit_pair(student, teacher, self.standardise), target, self.temperature, "none")

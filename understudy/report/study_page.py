@@ -82,6 +82,7 @@ def metric_title(metric: str) -> str:
         "test/acc1": "Test top-1 accuracy, %",
         "test/acc5": "Test top-5 accuracy, %",
         "val/acc1": "Held-out top-1 accuracy, %",
+        "test/miou": "Test mIoU, %",
     }
     return known.get(metric, metric)
 
@@ -242,6 +243,8 @@ def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]
     for key, title in (
         ("val/acc1", "Held-out accuracy, %"),
         ("train/acc1", "Training accuracy, %"),
+        ("val/miou", "Held-out mIoU, %"),
+        ("train/miou", "Training mIoU (augmented images), %"),
         ("train/conflict", "Steps where label and teacher gradients oppose, %"),
         ("diagnose/agreement", "Same class as the teacher, % of training images sampled"),
         ("diagnose/feature_norm", "Norm of the student's feature"),

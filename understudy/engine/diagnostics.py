@@ -60,8 +60,9 @@ class Diagnostics:
 
         ``diagnose/feature_norm`` is the mean Euclidean norm of the student's feature (of a pixel's, where pixels are
         classified); ``agreement`` the share of images (or pixels) that get the same class from student and teacher;
-        ``conflict`` the share of steps in which the gradients of labels and teacher oppose at the feature, ``cosine`` the mean cosine between them; ``top_class``
-        the share of images in the class predicted most (shares in percent). What a run does not have is left out.
+        ``conflict`` the share of steps in which the gradients of labels and teacher oppose at the feature, ``cosine``
+        the mean cosine between them; ``top_class`` the share of images in the class predicted most (shares in percent).
+        What a run does not have is left out.
         """
         means, counts = self._means.tolist(), self._counts.tolist()
         summary = {

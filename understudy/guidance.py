@@ -105,13 +105,15 @@ def attach_answers(
             for g in guided
         }
     )
+    maps = [name for name, network in built.distiller.guides.networks.items() if network.dense]
+    told = [f"{name} answers with maps, which no table keeps: it runs in every step" for name in maps]
     chosen = dict.fromkeys(names, OFF) | {name: table for name, (table, _) in places.items()}
     return replace(
         built,
         config=built.config.replaced(
             **{f"{built.config.guide_key(name)}.table": table for name, table in chosen.items()}
         ),
-        notes=(*built.notes, *(note for _, note in places.values() if note)),
+        notes=(*built.notes, *told, *(note for _, note in places.values() if note)),
     )
 
 

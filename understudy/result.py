@@ -150,6 +150,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
+    if built.distiller.network.dense:
+        about["task"] = built.distiller.task.name
     if config.student.options:
         about["options"] = json.dumps(config.student.options)
     replacing = built.distiller.replacing

@@ -73,7 +73,9 @@ def test_a_size_keeps_the_shape_and_ignores_what_is_left_over(folder):
 def test_images_of_two_sizes_need_one(folder):
     write(folder / "images/train/5.png", picture(5, (10, 10)))
     write(folder / "labels/train/5.png", mask(5, (10, 10)))
-    with pytest.raises(ValueError, match=r"one size, got 16 x 12 .* and 10 x 10 in .*5.png. Set data.image_size="):
+    with pytest.raises(
+        ValueError, match=r"one size, got 16 x 12 .* and 10 x 10 in .*5.png. Set data.image_size="
+    ):
         load("maskfolder", root=str(folder))
     assert load("maskfolder", root=str(folder), image_size=8).image_size == (8, 8)
 
@@ -114,7 +116,10 @@ def break_cut(root):
 @pytest.mark.parametrize(
     ("fault", "match"),
     [
-        (break_size, r"a mask must have the size of its image, got 15 x 12 pixels in .*3.png and 16 x 12 in .*3.png"),
+        (
+            break_size,
+            r"a mask must have the size of its image, got 15 x 12 pixels in .*3.png and 16 x 12 in .*3.png",
+        ),
         (break_values, r"3.png must hold class numbers below 3, or 255 for what is ignored, got 7"),
         (break_colours, r"3.png must hold one class number a pixel, got colours \(RGB\)"),
         (break_file, r"3.png must be a mask that can be read, got no known image format"),
@@ -151,7 +156,9 @@ def test_a_missing_list_of_classes_folder_or_split_is_said(folder):
 
 
 def test_memory_is_asked_for_before_anything_is_read(folder):
-    with pytest.raises(ValueError, match=r"must fit in data.max_gib = 1e-06 GiB .* \(6 images of 3 x 12 x 16"):
+    with pytest.raises(
+        ValueError, match=r"must fit in data.max_gib = 1e-06 GiB .* \(6 images of 3 x 12 x 16"
+    ):
         load("maskfolder", root=str(folder), max_gib=1e-6)
 
 

@@ -34,7 +34,9 @@ def masks(batch=3, size=SIZE):
 
 def loss_of(name, student, teacher, target, **settings):
     method = build_term({"name": name, **settings}).method
-    heads = nn.ModuleDict({"aux": nn.Identity()})  # so that dhkd's second classifier gives the student's own logits
+    heads = nn.ModuleDict(
+        {"aux": nn.Identity()}
+    )  # so that dhkd's second classifier gives the student's own logits
     shown = {"logits": student, "feature": student}
     density = TASK.density(target, CLASSES)
     return TASK.loss(method, shown, {"logits": teacher}, Batch(student, target), heads, density)
@@ -72,9 +74,7 @@ def test_it_is_the_loss_of_classification_on_the_labelled_rows(name):
     heads = nn.ModuleDict({"aux": nn.Identity()})
     batch = Batch(rows[0], target.flatten()[kept])
     expected = method.loss({"logits": rows[0], "feature": rows[0]}, {"logits": rows[1]}, batch, heads)
-    torch.testing.assert_close(
-        loss_of(name, student, teacher, target), expected.double(), rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(loss_of(name, student, teacher, target), expected.double(), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,10 +99,10 @@ def test_masks_without_any_label_give_zero_and_finite_gradients(name):
     assert not gradient.any()
 
 
-def test_maps_of_any_size_meet_at_the_masks(name="kd"):
+def test_maps_of_any_size_meet_at_the_masks():
     student, teacher, target = maps(size=(2, 3)), maps(1, size=(8, 5)), masks()
     sized = [F.interpolate(x, SIZE, mode="bilinear", align_corners=False) for x in (student, teacher)]
-    assert torch.equal(loss_of(name, student, teacher, target), loss_of(name, *sized, target))
+    assert torch.equal(loss_of("kd", student, teacher, target), loss_of("kd", *sized, target))
     assert at_size(maps(), target).shape == maps().shape
 
 
@@ -165,7 +165,9 @@ def test_a_method_that_makes_sense_reaches_every_parameter(name):
 
 @pytest.mark.parametrize("name", DO_NOT)
 def test_a_method_that_makes_none_says_which_do(name):
-    with pytest.raises(ValueError, match=rf"term '{name}' must read each pixel's logits alone .*\. Use one of"):
+    with pytest.raises(
+        ValueError, match=rf"term '{name}' must read each pixel's logits alone .*\. Use one of"
+    ):
         distiller([{"name": name}])
 
 
@@ -196,7 +198,7 @@ def test_images_without_masks_teach_by_the_teacher_alone():
 @pytest.mark.parametrize(
     ("target", "match"),
     [
-        (torch.zeros(2, dtype=torch.int64), r"target must be int64 masks of shape \(B, H, W\), got torch.int64 .*\(2,\)"),
+        (torch.zeros(2, dtype=torch.int64), r"must be int64 masks of shape \(B, H, W\), got torch.int64 .*\(2,\)"),
         (torch.zeros(2, 32, 48, dtype=torch.uint8), r"got torch.uint8"),
         (torch.full((2, 32, 48), 3), r"masks must hold class numbers below 3, or 255 .* got 3\."),
     ],

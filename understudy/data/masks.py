@@ -192,11 +192,23 @@ def _fitted(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], size: tuple[int, int]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Returns image and mask scaled to fit into a size, their shape kept."""
-    height, width = mask.shape
+    image = fit_image(image, size)
+    height, width = image.shape[1:]
+    if mask.shape == (height, width):
+        return image, mask
+    return image, np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def fit_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Returns an image ``(C, H, W)`` scaled (bilinear, antialiased) to fit into a size, its shape kept."""
+    channels, height, width = image.shape
     scale = min(size[0] / height, size[1] / width)
     to = (min(size[1], max(1, round(width * scale))), min(size[0], max(1, round(height * scale))))
     if to == (width, height):
-        return image, mask
-    picture = Image.fromarray(image.transpose(1, 2, 0)).resize(to, Image.Resampling.BILINEAR)
-    numbers = Image.fromarray(mask).resize(to, Image.Resampling.NEAREST)
-    return np.asarray(picture).transpose(2, 0, 1), np.asarray(numbers)
+        return image
+    picture = Image.fromarray(image.transpose(1, 2, 0) if channels == 3 else image[0])
+    return (
+        np.asarray(picture.resize(to, Image.Resampling.BILINEAR))
+        .reshape(to[1], to[0], channels)
+        .transpose(2, 0, 1)
+    )

@@ -160,8 +160,8 @@ class _Export:
             found = f"calibrated on {len(calibration):,} training images; {split} {title} {before:.2f}% -> {after:.2f}%"
             self.note_file("int8", figures, found)
         self.rows = measure(entries, data.channels, data.image_size)
-        self.report["table"] = as_json(self.rows)
-        for line in lines(self.rows):
+        self.report["table"] = as_json(self.rows, score)
+        for line in lines(self.rows, title):
             self.console.say(line)
 
     def _teachers(self, data: Splits) -> dict[str, Entry]:

@@ -148,7 +148,7 @@ def _comparison(run: FinishedRun, report: Mapping[str, Any], rows: list[Row]) ->
             f"{run.task.titles[score]} goes from {figures[f'{score}_before']:.2f}% to {figures[f'{score}_after']:.2f}%."
         )
     if rows:
-        header, *body = cells(rows)
+        header, *body = cells(rows, run.task.titles[run.task.primary])
         table = [header, ("---", *["---:"] * (len(header) - 1)), *body]
         parts.append(
             "Median time of a batch in onnxruntime on one CPU thread of the machine that exported:\n\n"

@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.files import write_json
-from understudy.interface import IGNORE
 from understudy.report.folder import items, number
 
 FILE = "examples.json"
@@ -39,7 +38,7 @@ class Example:
     image: str
     truth: str
     masks: Mapping[str, str]
-    """Network (``student``, ``teacher``) -> what it gave."""
+    """Network (``teacher``, ``student alone``, ``student``) -> what it gave."""
 
 
 def palette(num_classes: int) -> list[tuple[int, int, int]]:
@@ -55,7 +54,9 @@ def mask_picture(mask: NDArray[np.uint8], num_classes: int) -> Image.Image:
     """Returns a mask ``(H, W)`` as a palette PNG whose entries are the class numbers themselves."""
     picture = Image.fromarray(mask)
     colours = [channel for colour in palette(num_classes) for channel in colour]
-    picture.putpalette(colours[: 3 * IGNORE] + [0] * (768 - len(colours[: 3 * IGNORE])))
+    picture.putpalette(
+        colours + [0] * (768 - len(colours))
+    )  # at most 255 classes, so black is left for ignored
     return picture
 
 
@@ -79,37 +80,65 @@ def write_examples(
     write_json(folder / FILE, {"format": FORMAT, "images": entries})
 
 
-def read_examples(folder: Path, num_classes: int) -> list[Example]:
+def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns name and colour (``#rrggbb``) of every class."""
+    return [
+        (name, "#" + bytes(colour).hex()) for name, colour in zip(classes, palette(len(classes)), strict=True)
+    ]
+
+
+def read_examples(folder: Path, num_classes: int, alone: Path | None = None) -> list[Example]:
     """Returns the images of a run folder with coloured masks; none without the file.
+
+    Args:
+        folder: of the run.
+        num_classes: C.
+        alone: folder of the same student trained without a teacher; the masks it gave the same images are added.
 
     Raises:
         ValueError: the file is malformed.
     """
+    others = {} if alone is None else {e["position"]: e["student"] for e in _entries(alone)}
+    found = []
+    for entry in _entries(folder):
+        student = entry.pop("student")
+        masks = entry | ({"student alone": others[e]} if (e := entry["position"]) in others else {})
+        found.append(_example(masks | {"student": student}, num_classes, folder))
+    return found
+
+
+def _entries(folder: Path) -> list[dict[str, Any]]:
+    """Returns the images of a run as the file has them: position, and pictures in base64."""
     file = folder / FILE
     if not file.is_file():
         return []
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError("another format")
-        return [_example(entry, num_classes) for entry in items(content, "images")]
-    except (ValueError, OSError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} must hold images and masks, got {error}. Delete it") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} must be JSON, got {error}. Delete it") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{file} must have format {FORMAT}. Use the version of understudy that wrote it")
+    entries = [dict(entry) for entry in items(content, "images")]
+    if any(not {"position", "image", "truth", "student"} <= entry.keys() for entry in entries):
+        raise ValueError(f"{file} must hold image, truth and student of every entry. Delete it")
+    return entries
 
 
-def _example(entry: Mapping[str, Any], num_classes: int) -> Example:
-    coloured = {
-        name: _address(mask_picture(_pixels(entry[name]), num_classes))
-        for name in ("truth", "teacher", "student")
-        if name in entry
-    }
-    truth = coloured.pop("truth")
-    image = _address(Image.open(io.BytesIO(base64.b64decode(entry["image"], validate=True))))
-    return Example(int(number(entry, "position") or 0), image, truth, coloured)
-
-
-def _pixels(text: str) -> NDArray[np.uint8]:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("L"))
+def _example(entry: Mapping[str, Any], num_classes: int, folder: Path) -> Example:
+    shown: dict[str, str] = {}
+    for name in ("image", "truth", "teacher", "student alone", "student"):
+        if name not in entry:
+            continue
+        try:
+            picture = Image.open(io.BytesIO(base64.b64decode(str(entry[name]), validate=True)))
+            plain = picture.convert("RGB" if name == "image" else "L")
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{folder / FILE} must hold pictures, got {error} as {name}. Delete it"
+            ) from None
+        shown[name] = _address(plain if name == "image" else mask_picture(np.asarray(plain), num_classes))
+    position = int(number(entry, "position") or 0)
+    return Example(position, shown.pop("image"), shown.pop("truth"), shown)
 
 
 def _png(picture: Image.Image) -> str:

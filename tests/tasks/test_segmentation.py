@@ -180,12 +180,12 @@ def test_the_second_classifier_is_a_1x1_convolution():
 
 
 def test_cwd_on_score_maps_needs_no_projector_and_no_labels():
-    d = distiller([{"name": "cwd", "on": "logits"}])
+    d = distiller([{"name": "cwd", "role": "logits"}])
     assert not list(d.heads.parameters())
     out = d(torch.rand(2, 3, 32, 48), None)
     assert float(out.loss.detach()) > 0
-    with pytest.raises(ValueError, match="cwd on logits must compare maps"):
-        us.Distiller(*(us.create_model("cnn_tiny", 3) for _ in range(2)), [{"name": "cwd", "on": "logits"}])
+    with pytest.raises(ValueError, match="cwd with role logits must compare maps"):
+        us.Distiller(*(us.create_model("cnn_tiny", 3) for _ in range(2)), [{"name": "cwd", "role": "logits"}])
 
 
 def test_images_without_masks_teach_by_the_teacher_alone():

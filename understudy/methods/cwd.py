@@ -28,18 +28,18 @@ class CWD(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
 
     temperature: Positive = 4.0
-    on: Literal["stage_last", "logits"] = "stage_last"
+    role: Literal["stage_last", "logits"] = "stage_last"
     """``logits``: the score maps of a segmentation network, which the paper recommends, with weight 3."""
 
     @property
     def student_roles(self) -> tuple[str, ...]:
         """The maps that are compared."""
-        return (self.on,)
+        return (self.role,)
 
     @property
     def teacher_roles(self) -> tuple[str, ...]:
         """The maps that are compared."""
-        return (self.on,)
+        return (self.role,)
 
     @property
     def takes_maps(self) -> bool:
@@ -52,11 +52,11 @@ class CWD(Method):
         Raises:
             ValueError: the maps are of one pixel, over which every softmax is 1, or the logits are no maps.
         """
-        if self.on == "logits" and not (setup.student.dense and setup.guide.dense):
+        if self.role == "logits" and not (setup.student.dense and setup.guide.dense):
             raise ValueError(
-                "cwd on logits must compare maps of two segmentation networks, got vectors. Use on: stage_last"
+                "cwd with role logits must compare maps of two segmentation networks, got vectors. Use role: stage_last"
             )
-        ours, theirs = map_shape(setup.student, self.on), map_shape(setup.guide, self.on)
+        ours, theirs = map_shape(setup.student, self.role), map_shape(setup.guide, self.role)
         if min(ours[1], theirs[1]) * min(ours[2], theirs[2]) == 1:
             raise ValueError(
                 f"cwd must compare maps of two pixels or more, got student {ours} and teacher {theirs}. "
@@ -67,5 +67,5 @@ class CWD(Method):
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns τ² KL(p_t ‖ p_s) over space, averaged over channels."""
-        ours, theirs = pool_larger(as_map(student[self.on]), as_map(teacher[self.on]))
+        ours, theirs = pool_larger(as_map(student[self.role]), as_map(teacher[self.role]))
         return cwd_loss(heads["project"](ours), theirs, self.temperature)

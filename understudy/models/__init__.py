@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -241,18 +242,18 @@ def known_roles(module: nn.Module) -> dict[str, str] | None:
 
 
 def _zoo_model(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    if name in SEGMENTERS:
-        given = {"pretrained": True} if pretrained else {}  # those of our own have no weights, and say so
-        return build(name, SEGMENTERS[name], **given, **kwargs)
-    if name not in MODELS:
+    builder = MODELS.get(name) or SEGMENTERS.get(name)
+    if builder is None:
         elsewhere = f"Did you mean 'torchvision/{name}'? " if name in torchvision.models.list_models() else ""
         raise ValueError(
             "model must be in the zoo, or be torchvision/NAME, timm/NAME, hf/NAME or package.module:factory, "
             f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), [*MODELS, *SEGMENTERS])}"
         )
+    if pretrained and "pretrained" in inspect.signature(builder).parameters:  # of a backbone
+        return build(name, builder, pretrained=True, **kwargs)
     if pretrained:
         raise ValueError(
             f"pretrained must be false for {name}, got true: the zoo has no weights to download. "
             "Give weights: FILE"
         )
-    return build(name, MODELS[name], **kwargs)
+    return build(name, builder, **kwargs)

@@ -22,7 +22,7 @@ LOSSES = {
     "ce and dkd": [{"name": "ce"}, {"name": "dkd"}],
     "ce and binary_kl_norm": [{"name": "ce"}, {"name": "binary_kl_norm"}],
     "ce and dhkd": [{"name": "ce"}, {"name": "dhkd", "head": "mlp"}],
-    "ce and cwd on logits": [{"name": "ce"}, {"name": "cwd", "on": "logits"}],
+    "ce and cwd on logits": [{"name": "ce"}, {"name": "cwd", "role": "logits"}],
     "ce and fitnet and sp": [{"name": "ce"}, {"name": "fitnet"}, {"name": "sp"}],
 }
 

@@ -11,7 +11,7 @@ LAYERS = (
     ("interface", "nearest", "files", "losses", "gradients", "metrics"),
     ("taps", "heads", "models", "data"),
     ("methods",),
-    ("teacher",),
+    ("teacher", "tasks"),
     ("config",),
     ("engine",),
     ("analysis", "report"),

@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
-from understudy.data import Augment, AutoAugment, PadCropFlip, Policy, RandAugment, ResizedCrop, Splits
+from understudy.data import (
+    Augment,
+    AutoAugment,
+    MaskSet,
+    PadCropFlip,
+    Policy,
+    RandAugment,
+    ResizedCrop,
+    ScaleCropFlip,
+    Splits,
+)
 from understudy.data import load as load_data
 from understudy.data.images import ImageSet
 from understudy.data.loader import EvalLoader, TrainLoader
@@ -26,13 +36,13 @@ from understudy.engine.captured import CapturedSteps
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller, check_mixing
 from understudy.engine.distributed import LEAST, Ranks
-from understudy.engine.evaluate import Shard, answers, evaluating
+from understudy.engine.evaluate import Shard, evaluating
 from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
+from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.metrics import correct
 from understudy.models import create_model
 from understudy.worlds import read_teacher
 
@@ -103,7 +113,7 @@ def read_data(config: DataConfig) -> Splits:
 def with_label_noise(data: Splits, config: Config) -> Splits:
     """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
     noise = config.data.label_noise
-    if noise is None:
+    if noise is None or isinstance(data.train, MaskSet):  # which is refused later
         return data
     train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
     return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
@@ -154,7 +164,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teachers,
         config.losses,
         align=config.gradients.align,
-        example=torch.zeros(2, data.channels, *data.image_size, device=device),
+        example=torch.zeros(2, data.channels, *_size_of_views(config.data, data), device=device),
         train_targets=targets_as_read(data),
         student_taps=config.student.taps,
         teacher_taps={name: guide.taps for name, guide in guides.items()},
@@ -165,6 +175,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     )
     if config.train.compile:
         distiller.compile_student()
+    _check_task(config, data, distiller)
     _check_labels(data, distiller)
     mix = config.data.mix
     if mix is not None:
@@ -234,6 +245,40 @@ def _shown(data: Splits, balance: float) -> str:
     )
 
 
+def _size_of_views(config: DataConfig, data: Splits) -> tuple[int, int]:
+    """Returns height and width of the images that are trained on."""
+    augment = augmentation(config, data)
+    return augment.size(data.image_size) if isinstance(augment, ScaleCropFlip) else data.image_size
+
+
+def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
+    """Refuses a network for pixels on images with one label each, and the other way round."""
+    masks = isinstance(data.train, MaskSet)
+    if masks != distiller.network.dense:
+        have, does = ("a mask an image", "the image") if masks else ("a label an image", "every pixel")
+        names = (
+            "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large" if masks else "resnet18"
+        )
+        raise ValueError(
+            f"student.model must suit the data, got {config.student.model}, which classifies {does}, for "
+            f"{config.data.name} with {have}. Choose a network such as {names}"
+        )
+    given = config.data.augment or AugmentConfig()
+    classes_only = {
+        "mix": config.data.mix,
+        "balance": config.data.balance,
+        "label_noise": config.data.label_noise,
+        "augment.randaugment": given.randaugment,
+        "augment.autoaugment": given.autoaugment,
+    }
+    for key, value in classes_only.items():
+        if masks and value:
+            raise ValueError(
+                f"data.{key} must be left out for images with masks, got it for {config.data.name}. "
+                "It is for images with one label each"
+            )
+
+
 def _check_labels(data: Splits, distiller: Distiller) -> None:
     """Refuses to train terms that use labels on images without."""
     without = int((data.train.targets < 0).sum())
@@ -290,13 +335,14 @@ def build_job(
     if data.val is not None:
         batches = divided_batches(data.val, built, device)
 
-        def measure() -> dict[str, float]:
+        def score() -> dict[str, float]:
             with job.measured(), evaluating(built.distiller):
-                held_out = answers(built.distiller.predict, batches)
-            (right,) = correct(held_out.logits, held_out.target, (1,)).tolist()
-            return {"val/acc1": 100 * right / len(held_out.target)}
+                held_out = measure(
+                    job.task, {"val": built.distiller.predict}, batches, data.num_classes, device
+                )["val"]
+            return {f"val/{name}": value for name, value in held_out.scores.items() if name != "acc5"}
 
-        job.measure = measure
+        job.measure = score
     return job
 
 
@@ -350,22 +396,24 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
 
 
 def divided_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader | Shard:
-    """Returns this process's part of :func:`eval_batches`, whose answers are gathered from all processes."""
+    """Returns this process's part of :func:`eval_batches`, whose answers are gathered from all processes.
+
+    Where the teachers must be asked by all processes together, each gets the whole.
+    """
     ranks = Ranks()
-    if not ranks.several:
+    if not ranks.several or built.distiller.guides.divided:
         return eval_batches(images, built, device)
     first, stop = (len(images) * r // ranks.world for r in (ranks.rank, ranks.rank + 1))
     return Shard(eval_batches(images.subset(torch.arange(first, stop)), built, device), ranks, device)
 
 
-def teacher_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader | Shard:
-    """Returns what :func:`divided_batches` does, for the teachers; all of it where they must be asked together."""
-    together = built.distiller.guides.divided
-    return eval_batches(images, built, device) if together else divided_batches(images, built, device)
-
-
 def targets_as_read(data: Splits) -> Tensor:
-    """Returns the label of every training image by its index, -1 for those held out or left out."""
+    """Returns the label of every training image by its index, -1 for those held out or left out.
+
+    Masks are returned as they are: no term keeps anything by an image's number.
+    """
+    if isinstance(data.train, MaskSet):
+        return data.train.targets
     targets = torch.full((data.train.num_read,), -1, dtype=torch.int64)
     targets[data.train.index] = data.train.targets
     return targets
@@ -377,6 +425,12 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     For 32×32 images that is the pad-4 crop and flip of every CIFAR paper. Digits are not mirrored.
     """
     given = config.augment
+    if isinstance(data.train, MaskSet):
+        return _joint_views(given)
+    if given is not None and given.name == "scale_crop":
+        raise ValueError(
+            f"data.augment.name scale_crop must have images with masks, got {config.name}. Use resized_crop"
+        )
     if given is None:
         return PadCropFlip(min(data.image_size) // 8, config.name != "digits")
     policy = None
@@ -393,8 +447,22 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     return crop if policy is None else Policy(crop, policy, given.fixed)
 
 
+def _joint_views(given: AugmentConfig | None) -> ScaleCropFlip:
+    """Returns the random views of images with masks."""
+    if given is None:
+        return ScaleCropFlip()
+    if given.name != "scale_crop":
+        raise ValueError(
+            f"data.augment.name must be scale_crop for images with masks, got {given.name}. It shows both alike"
+        )
+    return ScaleCropFlip(given.zoom, given.crop, given.flip)
+
+
 def augment_config(augment: Augment) -> dict[str, Any]:
     """Returns the config's ``data.augment`` that makes these views."""
+    if isinstance(augment, ScaleCropFlip):
+        joint = AugmentConfig(name="scale_crop", zoom=augment.scale, crop=augment.crop, flip=augment.flip)
+        return joint.model_dump(mode="json")
     crop = augment.base if isinstance(augment, Policy) else augment
     name = "pad_crop" if isinstance(crop, PadCropFlip) else "resized_crop"
     given: dict[str, Any] = {"name": name, **asdict(crop)}

@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
@@ -150,15 +149,23 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files")],
     top: Annotated[int, typer.Option(min=1, help="How many classes to name")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Folder for masks, of a network that classifies pixels: NAME.png, coloured class numbers"
+        ),
+    ] = None,
 ) -> None:
-    """Say what is on images."""
-    from understudy.predict import load_predictor
+    """Say what is on images, or where."""
+    from understudy.predict import load_predictor, write_masks
 
     predictor = load_predictor(source)
+    if out is not None:
+        write_masks(predictor, images, out)
     for image in images:
         answer = predictor(image, top)
         if as_json:
-            print(json.dumps(asdict(answer)))
+            print(json.dumps(answer.as_dict()))
         else:
             named = zip(answer.classes, answer.probabilities, strict=True)
             print(f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named))

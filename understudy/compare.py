@@ -14,7 +14,7 @@ from understudy.report import write_study_report
 from understudy.report.folder import read_run
 from understudy.report.summary import ALONE, arm_lines, verdicts
 from understudy.report.text_tables import write_tables
-from understudy.study import METRIC, entry, show
+from understudy.study import entry, metric_of, show
 
 _OWN = ("seed", "output", "data.seed", "train.threads", "train.device", "train.trackers", "teacher.weights")
 """What may differ between the runs of one arm, or between arms, without a word."""
@@ -49,9 +49,14 @@ def compare(
         raise ValueError(f"compare must be given at least two run folders, got {len(folders)}. Name another")
     base = Path.cwd() if output is None else Path(output)
     arms: dict[str, dict[str, Any]] = {}
-    configs = []
+    configs, metrics = [], []
     for folder in folders:
         config, result = _read(folder)
+        metrics.append(metric_of(result))
+        if metrics[-1] != metrics[0]:
+            raise ValueError(
+                f"compare must be given runs of one task, got {metrics[0]} and {metrics[-1]} ({folder}). Leave one out"
+            )
         configs.append(config)
         run = entry(config.seed, os.path.relpath(folder.resolve(), base.resolve()), result)
         method = _method(config, result)
@@ -78,7 +83,7 @@ def compare(
         "format": 1,
         "title": f"{len(folders)} runs compared",
         "what": " ".join(["Runs that differ in their seed alone are one arm.", *notes]),
-        "metric": METRIC,
+        "metric": metrics[0],
         "arms": list(arms.values()),
         "notes": notes,
     }
@@ -115,7 +120,7 @@ def _read(folder: Path) -> tuple[Config, dict[str, Any]]:
             f"compare must be given run folders, got {folder} without a config.yaml. Check the path"
         )
     result = dict(read_run(folder).result)
-    if result.get("status") != "finished" or METRIC not in result["last"]:
+    if result.get("status") != "finished" or metric_of(result) not in result["last"]:
         raise ValueError(
             f"compare must be given finished runs with test images, got {folder}. Finish it with: understudy resume"
         )

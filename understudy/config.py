@@ -36,8 +36,9 @@ class RandAugmentConfig(_Strict):
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
-    name: Literal["pad_crop", "resized_crop"] = "pad_crop"
-    """``resized_crop``: a crop of random area and shape, scaled back (ImageNet's); no view comes twice."""
+    name: Literal["pad_crop", "resized_crop", "scale_crop"] = "pad_crop"
+    """``resized_crop``: a crop of random area and shape, scaled back (ImageNet's); ``scale_crop``: a window of the
+    scaled image and its mask, for segmentation. Of these no view comes twice."""
     pad: int = Field(default=4, ge=0, le=64)
     """Pixels of zero padding on each side, out of which a crop of the image's size is taken."""
     flip: bool = True
@@ -48,6 +49,10 @@ class AugmentConfig(_Strict):
     """Of ``resized_crop``: smallest and largest width over height."""
     colour: float = Field(default=0.0, ge=0, lt=1)
     """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
+    zoom: tuple[float, float] = (0.5, 2.0)
+    """Of ``scale_crop``: smallest and largest factor."""
+    crop: tuple[int, int] | None = None
+    """Of ``scale_crop``: height and width of the window; by default the image's."""
     fixed: int | None = Field(default=None, ge=1)
     """Of endless views: show only so many of each image, so that a teacher's answers to them can be kept."""
     randaugment: RandAugmentConfig | None = None
@@ -99,7 +104,8 @@ class DataConfig(_Strict):
     train: str | list[str] | None = None
     test: str | list[str] | None = None
     download: bool = False
-    image_size: int | None = Field(default=None, ge=8)
+    image_size: Annotated[int, Field(ge=8)] | tuple[int, int] | None = None
+    """Pixels a side; height and width for sets with masks."""
     channels: Literal[1, 3] | None = None
     """Of images read from files: 1 makes them grey, 3 (the default) colour."""
     val: float = Field(default=0.0, ge=0.0, lt=1.0)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.config import Config, load_config
+from understudy.data import MaskSet, Splits
 from understudy.data.normalisation import PUBLISHED
+from understudy.data.splits import kinds
 from understudy.guidance import asked_in_step
-from understudy.interface import Batch
+from understudy.interface import IGNORE, Batch
 from understudy.models import Translated
 from understudy.models.translated import untranslated
 from understudy.teacher.assemble import can_answer_ahead
@@ -26,6 +28,7 @@ from understudy.teacher.auto import expected_hits
 Status = Literal["ok", "warning", "error"]
 
 _LOOKED_AT = 500  # images the teacher is asked about
+_MASKS = 24  # of images with masks, whose logits are maps
 _SAVED = 8  # images whose activations are weighed
 _TIMED, _SECONDS = 3, 2.0  # steps at least, seconds at most
 _NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -109,6 +112,8 @@ def _examine(source: Any, overrides: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _data(built: Built) -> Finding:
+    if isinstance(built.data.train, MaskSet):
+        return _masks(built.data, built.data.train)
     data, height, width = built.data, *built.data.image_size
     text = f"{len(data.train):,} training images {height}×{width}, {data.num_classes} classes"
     labelled = data.train.targets[data.train.targets >= 0]
@@ -128,6 +133,40 @@ def _data(built: Built) -> Finding:
             "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
         )
     return Finding("data", "ok", text, figures)
+
+
+def _masks(data: Splits, train: MaskSet) -> Finding:
+    """Looks at how many pixels each class has, and how many have none."""
+    height, width = train.image_size
+    counts = train.pixels_by_class
+    labelled, pixels = int(counts.sum()), len(train) * height * width
+    text = f"{len(train):,} training images {height}×{width} with masks, {train.num_classes} classes"
+    figures = {
+        "images": len(train),
+        "classes": train.num_classes,
+        "labelled_pixels": labelled,
+        "pixels": pixels,
+    }
+    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max())}
+    text += f"; {1 - labelled / pixels:.1%} of the pixels ignored"
+    empty = int((train.targets.flatten(1) == IGNORE).all(dim=1).sum())
+    if labelled == 0:
+        return Finding("data", "error", f"{text}: there is nothing to learn. Check the masks", figures)
+    if int(counts.min()) == 0:
+        missing = train.classes[int((counts == 0).nonzero()[0])]
+        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
+    if empty:
+        return Finding(
+            "data", "warning", f"{text}; {empty:,} images without any label teach nothing", figures
+        )
+    if data.test is None and data.val is None:
+        return Finding(
+            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
+        )
+    rarest = train.classes[int(counts.argmin())]
+    return Finding(
+        "data", "ok", f"{text}; the rarest, {rarest}, has {int(counts.min()) / labelled:.2%}", figures
+    )
 
 
 def _networks(built: Built) -> Iterator[Finding]:
@@ -150,17 +189,19 @@ def _networks(built: Built) -> Iterator[Finding]:
 
 def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
     """Yields what each teacher knows of these images."""
-    batch = _labelled(built, device)
+    batch, task = _labelled(built, device), built.distiller.task
     for name, teacher in built.distiller.guides.teachers.items():
         logits = _logits(teacher.module, batch)
         if not torch.isfinite(logits).all():
-            share = 100 * (~torch.isfinite(logits)).any(dim=1).double().mean().item()
+            share = 100 * (~torch.isfinite(logits)).flatten(1).any(dim=1).double().mean().item()
             yield Finding(
                 name,
                 "error",
                 f"its logits are NaN or infinite for {share:.0f}% of images. Check its weights",
                 {},
             )
+        elif task.name == "segmentation":
+            yield _miou(name, logits, batch, built)
         elif len(batch.target):
             yield _accuracy(name, teacher.module, logits, batch, built)
 
@@ -186,6 +227,23 @@ def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built:
     else:
         text += ": it knows nothing of these classes. Check its weights, its classes and its normalisation"
     return Finding(name, "warning", text, figures)
+
+
+def _miou(name: str, logits: Tensor, batch: Batch, built: Built) -> Finding:
+    """Compares a teacher of pixels with one that gives the most frequent class to all of them."""
+    tally = built.distiller.task.tally(built.data.num_classes, logits.device)
+    tally.add(logits, batch.target)
+    scores, table = tally.scores(), tally.tensors["confusion"]
+    constant = 100 * float(table.sum(dim=1).max()) / max(int(table.sum()), 1)
+    figures: dict[str, Any] = {**scores, "constant": constant, "images": len(batch.target)}
+    text = (
+        f"mIoU {scores['miou']:.1f}%, {scores['pixel_acc']:.1f}% of the pixels right on {len(batch.target)} "
+    )
+    text += "training images"
+    if scores["pixel_acc"] > constant:
+        return Finding(name, "ok", text, figures)
+    advice = "it knows nothing of these classes. Check its weights, its classes and its normalisation"
+    return Finding(name, "warning", f"{text} (one class for all: {constant:.1f}%): {advice}", figures)
 
 
 def _normalisations(
@@ -311,7 +369,7 @@ def _table(built: Built, share: float) -> Finding:
     """Weighs a table of the teacher's answers against what it saves."""
     guides = built.distiller.guides.teachers.values()
     why = asked_in_step(built.config)
-    if why is None and not all(can_answer_ahead(teacher.roles) for teacher in guides):
+    if why is None and not all(can_answer_ahead(t.roles) and not t.network.dense for t in guides):
         why = "it must show maps"
     if why is not None:
         text = f"no table keeps what the teacher says: {why}"
@@ -349,10 +407,9 @@ def _sample(built: Built, device: torch.device, count: int) -> Batch:
 def _labelled(built: Built, device: torch.device) -> Batch:
     """Returns labelled training images, un-augmented, evenly out of the whole set."""
     train = built.data.train
-    places = (train.targets >= 0).nonzero()[:, 0]
-    chosen = places[
-        torch.arange(min(_LOOKED_AT, len(places))) * len(places) // max(1, min(_LOOKED_AT, len(places)))
-    ]
+    places = (kinds(train) >= 0).nonzero()[:, 0]
+    count = min(_MASKS if isinstance(train, MaskSet) else _LOOKED_AT, len(places))
+    chosen = places[torch.arange(count) * len(places) // max(1, count)]
     parts = list(eval_batches(train.subset(chosen), built, device)) if len(chosen) else []
     if not parts:
         return _sample(built, device, 0)

@@ -107,13 +107,15 @@ def attach_answers(
             for g in guided
         }
     )
+    maps = [name for name, network in built.distiller.guides.networks.items() if network.dense]
+    told = [f"{name} answers with maps, which no table keeps: it runs in every step" for name in maps]
     chosen = dict.fromkeys(names, OFF) | {name: table for name, (table, _) in places.items()}
     return replace(
         built,
         config=built.config.replaced(
             **{f"{built.config.guide_key(name)}.table": table for name, table in chosen.items()}
         ),
-        notes=(*built.notes, *(note for _, note in places.values() if note)),
+        notes=(*built.notes, *told, *(note for _, note in places.values() if note)),
     )
 
 
@@ -146,9 +148,10 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
         if config.table not in (AUTO, OFF):
             raise ValueError(f"{key} must be off where {why}, got {config.table}. Set it to off")
         return None
-    if not can_answer_ahead(roles):
+    dense = guides.networks[name].dense
+    if dense or not can_answer_ahead(roles):
         if config.table not in (AUTO, OFF):
-            maps = ", ".join(role for role in roles if not can_answer_ahead([role]))
+            maps = ", ".join(role for role in roles if dense or not can_answer_ahead([role]))
             raise ValueError(
                 f"{key} must be off where a term reads maps ({maps}), got {config.table}: "
                 "they would take a hundred times the space. Set it to off"

@@ -34,13 +34,16 @@ Temperature: TypeAlias = Annotated[float, Gt(0), Search(1.0, 8.0)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A number from 0 to 1."""
 
+IGNORE = 255
+"""Value of a mask's pixels that are neither learned nor measured, as in Cityscapes, VOC and most others."""
+
 Outputs: TypeAlias = Mapping[str, Tensor]
 """What one forward pass of a network showed: role -> tensor.
 
 Roles are one vocabulary everywhere (docs/methods.md, Conventions):
 
-- ``logits`` ``(B, C)``
-- ``feature`` ``(B, D)``: the input of the head (the last linear layer)
+- ``logits`` ``(B, C)``; of a segmentation network the map ``(B, C, H, W)`` before it is brought to the image's size
+- ``feature`` ``(B, D)``: the input of the head (the last linear layer); ``(B, D, H, W)``: of the last 1×1 convolution
 - ``stage_k`` ``(B, C_k, H_k, W_k)`` (or tokens ``(B, N, D)``): output of stage k after its last activation;
   ``stage_0`` is the stem
 - ``preact_k``: the same before that activation (equal to ``stage_k`` where the stage ends without one)
@@ -59,7 +62,7 @@ class Batch:
     images: Tensor
     """``(B, C, H, W)``, normalised, floating."""
     target: Tensor
-    """``(B,)`` int64 class numbers."""
+    """``(B,)`` int64 class numbers; for segmentation ``(B, H, W)``, :data:`IGNORE` where a pixel counts for nothing."""
     index: Tensor | None = None
     """``(B,)`` int64 position in the training set as read."""
     view: Tensor | None = None
@@ -102,7 +105,7 @@ class Network:
 
     module: nn.Module
     head: str | None
-    """Path of the last linear layer, ``None`` where the logits are all that can be seen."""
+    """Path of the last linear layer (or 1×1 convolution), ``None`` where the logits are all that can be seen."""
     paths: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
 
@@ -129,6 +132,21 @@ class Network:
                 "Name it in the config, e.g. taps: {head: classifier.3}"
             )
         return head
+
+    @property
+    def head_layer(self) -> nn.Linear | nn.Conv2d:
+        """What makes the logits: the last linear layer, or the 1×1 convolution that classifies pixels.
+
+        Raises:
+            ValueError: if the network has neither that can be seen.
+        """
+        head = self.module.get_submodule(self.head) if self.head is not None else None
+        return head if isinstance(head, nn.Conv2d) else self.classifier
+
+    @property
+    def dense(self) -> bool:
+        """Whether every pixel is classified, not the image."""
+        return len(self.shapes["logits"]) == 3
 
     @property
     def num_classes(self) -> int:

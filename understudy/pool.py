@@ -21,6 +21,7 @@ from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_text
 from understudy.job import outcome
 from understudy.run import distill, train
+from understudy.tasks import task_named
 
 _PAUSE = 0.1  # seconds between two looks at the workers
 _STUCK = 60.0  # seconds after which an interrupted worker is ended by force
@@ -127,7 +128,7 @@ class Runs:
 
     def _tell(self, number: int) -> None:
         result = self.results[number]
-        last = result["last"].get("test/acc1")
+        last = result["last"].get(f"test/{task_named(result.get('task')).primary}")
         what = result["status"] if last is None else f"{last:.2f}%"
         self.say(f"{self.tasks[number].label}: {what} ({len(self.results)} of {len(self.tasks)} runs)")
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
-from understudy.build import Built, divided_batches, teacher_batches
+from understudy.build import Built, divided_batches, eval_batches
 from understudy.config import Config
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import Ranks
-from understudy.engine.evaluate import Answers, answers, evaluating
+from understudy.engine.evaluate import evaluating
 from understudy.engine.loop import Job
+from understudy.engine.measure import Measured, measure
 from understudy.engine.memory import peak_bytes
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
-from understudy.metrics import confusion_matrix, correct, top1_agreement
+from understudy.report.examples import MOST, write_examples
 from understudy.report.mistakes import write_mistakes
+from understudy.tasks import task_named
+from understudy.tasks.segmentation import at_size
 
 FORMAT = 1
 
@@ -46,22 +50,28 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
     if job.ranks.is_first:
         write_weights(job.folder / "student.safetensors", student, built)
     if built.data.test is not None:
-        batches = divided_batches(built.data.test, built, job.device)
-        last, theirs = answers(student, batches), None
-        result["last"] |= accuracy("test", last)
-        result["confusion"] = confusion_matrix(last.logits, last.target).tolist()
+        batches, task, classes = (
+            divided_batches(built.data.test, built, job.device),
+            job.task,
+            len(built.data.classes),
+        )
+        networks: dict[str, Callable[[Tensor], Tensor]] = {"student": student}
         if job.distiller.guides:
-            theirs = answers(
-                job.distiller.guides.predict, teacher_batches(built.data.test, built, job.device)
-            )
-            result["teacher"] |= accuracy("test", theirs) | agreement(last, theirs)
-            result["teacher"]["class_acc1"] = _by_class(theirs)
+            networks["teacher"] = job.distiller.guides.predict
+        found = measure(task, networks, batches, classes, job.device)
+        last, theirs = found["student"], found.get("teacher")
+        result["last"] |= named("test", last)
+        result["confusion"] = last.confusion.tolist()
+        if task.name != "classification":
+            result[task.per_class] = last.by_class
+        if theirs is not None:
+            result["teacher"] |= named("test", theirs) | {"agreement": theirs.agreement}
+            result["teacher"][task.per_class] = theirs.by_class
         if job.best is not None:
-            result["best"] |= accuracy("test", _best_answers(job, batches))
+            result["best"] |= named("test", _best(job, batches, classes))
         if job.ranks.is_first:
-            images, theirs_logits = built.data.test.images, None if theirs is None else theirs.logits
-            write_mistakes(job.folder, images, last.target, last.logits, theirs_logits)
-            _append_to_last_line(job.folder / "metrics.jsonl", accuracy("test", last))
+            _write_examples(job, built, last, theirs, networks)
+            _append_to_last_line(job.folder / "metrics.jsonl", named("test", last))
     result["status"] = "finished"
 
     def write() -> dict[str, Any]:
@@ -74,14 +84,14 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
 def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
     """Returns what can be said of a run at any time, by this process alone, of whose work it tells."""
     config, lines = built.config, read_json_lines(job.folder / "metrics.jsonl")
-    last = {"epoch": job.epoch} | (
-        {"val/acc1": lines[-1]["val/acc1"]} if lines and "val/acc1" in lines[-1] else {}
-    )
+    held_out = [f"val/{score}" for score in job.task.titles]
+    last = {"epoch": job.epoch} | {key: lines[-1][key] for key in held_out if lines and key in lines[-1]}
     guides = built.distiller.guides.networks
     forwarded = {name: answers.forwarded for name, answers in job.stream.answers.items()}
     return {
         "format": FORMAT,
         "verb": verb,
+        "task": job.task.name,
         "status": "unfinished",
         "name": Path(config.output).name,
         "model": config.student.model,
@@ -110,31 +120,23 @@ def _extra_parameters(distiller: Distiller) -> int:
     return sum(p.numel() for name, p in distiller.named_parameters() if name not in kept and p.requires_grad)
 
 
-def accuracy(name: str, measured: Answers) -> dict[str, float]:
-    """Returns ``NAME/acc1`` and ``NAME/acc5`` in percent."""
-    first, fifth = correct(measured.logits, measured.target, (1, 5)).tolist()
-    return {
-        f"{name}/acc1": 100 * first / len(measured.target),
-        f"{name}/acc5": 100 * fifth / len(measured.target),
-    }
-
-
-def agreement(student: Answers, teacher: Answers) -> dict[str, float]:
-    """Returns the share of images to which both give the same class, in percent."""
-    return {"agreement": 100 * float(top1_agreement(student.logits, teacher.logits))}
+def named(name: str, measured: Measured) -> dict[str, float]:
+    """Returns the scores as ``NAME/acc1`` and so on, in percent."""
+    return {f"{name}/{score}": value for score, value in measured.scores.items()}
 
 
 def headline(result: dict[str, Any]) -> str:
     """Returns the number of a run and how it was chosen, as one line."""
-    last = result["last"]
-    if "test/acc1" in last:
-        line = f"test top-1 {last['test/acc1']:.2f}% after the last epoch"
-    elif "val/acc1" in last:
-        line = f"held-out top-1 {last['val/acc1']:.2f}% (last epoch; there are no test images)"
+    last, task = result["last"], task_named(result.get("task"))
+    test, val, title = f"test/{task.primary}", f"val/{task.primary}", task.titles[task.primary]
+    if test in last:
+        line = f"test {title} {last[test]:.2f}% after the last epoch"
+    elif val in last:
+        line = f"held-out {title} {last[val]:.2f}% (last epoch; there are no test images)"
     else:
         line = "trained; there are no test or held-out images to measure"
     teacher = result.get("teacher") or {}
-    return line + (f"; teacher {teacher['test/acc1']:.2f}%" if "test/acc1" in teacher else "")
+    return line + (f"; teacher {teacher[test]:.2f}%" if test in teacher else "")
 
 
 def write_weights(path: Path, student: nn.Module, built: Built) -> None:
@@ -148,6 +150,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
+    if built.distiller.network.dense:
+        about["task"] = built.distiller.task.name
     if config.student.options:
         about["options"] = json.dumps(config.student.options)
     replacing = built.distiller.replacing
@@ -193,26 +197,46 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _by_class(measured: Answers) -> list[float | None]:
-    """Returns the accuracy of every class in percent, ``None`` for one without an image."""
-    matrix = confusion_matrix(measured.logits, measured.target)
-    return [
-        100 * right / images if images else None
-        for right, images in zip(matrix.diagonal().tolist(), matrix.sum(dim=1).tolist(), strict=True)
-    ]
-
-
-def _best_answers(job: Job, batches: Any) -> Answers:
-    """Returns the answers of the best epoch's state; the present state is put back after."""
+def _best(job: Job, batches: Any, num_classes: int) -> Measured:
+    """Returns what the best epoch's state is worth; the present state is put back after."""
     distiller = job.distiller
     present = {name: tensor.clone() for name, tensor in distiller.whole_state().items()}
     try:
         best = job.ranks.first(lambda: load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
         distiller.take_state(best)
         with distiller.assembled(), evaluating(distiller):
-            return answers(distiller.predict, batches)
+            return measure(job.task, {"best": distiller.predict}, batches, num_classes, job.device)["best"]
     finally:
         distiller.take_state(present)
+
+
+def _write_examples(
+    job: Job,
+    built: Built,
+    ours: Measured,
+    theirs: Measured | None,
+    networks: Mapping[str, Callable[[Tensor], Tensor]],
+) -> None:
+    """Writes test images for the report: those that were classified wrongly, or some with their masks."""
+    test = built.data.test
+    assert test is not None
+    if ours.answers is not None:
+        others = None if theirs is None or theirs.answers is None else theirs.answers.logits
+        write_mistakes(job.folder, test.images, ours.answers.target, ours.answers.logits, others)
+        return
+    chosen = torch.linspace(0, len(test) - 1, min(MOST, len(test))).long()
+    batches = eval_batches(test.subset(chosen), built, job.device)
+    masks: dict[str, Tensor] = {"truth": test.targets[chosen]}
+    alone = {
+        name: net for name, net in networks.items() if name == "student" or not job.distiller.guides.divided
+    }
+    for name, network in alone.items():  # of several processes only the first is here
+        with torch.no_grad():
+            shown = [at_size(network(b.images).float(), b.target).argmax(dim=1) for b in batches]
+        masks[name] = torch.cat(shown).to(torch.uint8)
+    images = test.images
+    assert isinstance(images, Tensor)  # sets with masks are always in memory
+    write_examples(job.folder, chosen.tolist(), images[chosen], masks)
 
 
 def _append_to_last_line(path: Path, values: dict[str, float]) -> None:

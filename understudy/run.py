@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import product
@@ -14,19 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.build import Built, build, divided_batches, joined, process, teacher_batches
+from understudy.build import Built, build, divided_batches, joined, process
 from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, load_config
 from understudy.data.corruptions import CORRUPTIONS, LEVELS, corrupted
 from understudy.data.images import ImageSet
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
-from understudy.engine.evaluate import answers
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
+from understudy.engine.measure import Measured, measure
 from understudy.guidance import MEMORY, OFF
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.methods.term import build_terms
-from understudy.metrics import correct, likeness, quality
+from understudy.metrics import likeness, quality
 from understudy.models import load_weights
 from understudy.side_by_side import side_by_side
 
@@ -113,7 +113,9 @@ def evaluate(
 
     Returns:
         ``test/`` and the numbers of :func:`understudy.metrics.quality`; with a teacher also ``teacher/`` and those, and
-        :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent.
+        :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent. Of a
+        segmentation ``test/miou``, ``test/pixel_acc``, ``test/iou/CLASS`` and, with a teacher, its own and
+        ``agreement``, all in percent.
 
     Raises:
         ValueError: the run is not finished, or the data have no test images.
@@ -138,11 +140,9 @@ def evaluate(
         networks: dict[str, Callable[[Tensor], Tensor]] = {"test": student}
         if built.distiller.guides:
             networks["teacher"] = built.distiller.guides.predict
-        found = {name: answers(net, _BATCHES[name](test, built, device)) for name, net in networks.items()}
-        target = found["test"].target
-        result = {f"{n}/{k}": v for n, a in found.items() for k, v in quality(a.logits, target).items()}
-        if "teacher" in found:
-            result |= likeness(found["test"].logits, found["teacher"].logits, target)
+        batches = divided_batches(test, built, device)
+        found = measure(built.distiller.task, networks, batches, built.data.num_classes, device)
+        result = _numbers(found, built.data.classes)
         if corruptions:
             result |= _on_corrupted(networks, built, test, device)
         quiet = quiet or not built.distiller.ranks.is_first
@@ -152,7 +152,28 @@ def evaluate(
     return result
 
 
-_BATCHES = {"test": divided_batches, "teacher": teacher_batches}
+def _numbers(found: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, float]:
+    """Returns everything that was measured under its name."""
+    test, teacher = found["test"], found.get("teacher")
+    if test.answers is None:
+        result = {f"{name}/{key}": value for name, m in found.items() for key, value in m.scores.items()}
+        for kind, iou in zip(classes, test.by_class, strict=True):
+            result |= {} if iou is None else {f"test/iou/{kind}": iou}
+        if teacher is not None and teacher.agreement is not None:
+            result["agreement"] = teacher.agreement
+        return result
+    target = test.answers.target
+    result = {
+        f"{name}/{key}": value
+        for name, m in found.items()
+        if m.answers is not None
+        for key, value in quality(m.answers.logits, target).items()
+    }
+    if teacher is not None and teacher.answers is not None:
+        result |= likeness(test.answers.logits, teacher.answers.logits, target)
+    return result
+
+
 _NO_SHARES = ("nll", "brier", "kl")
 """Ends of the names of numbers that are no percentages."""
 
@@ -160,14 +181,12 @@ _NO_SHARES = ("nll", "brier", "kl")
 def _on_corrupted(
     networks: Mapping[str, Callable[[Tensor], Tensor]], built: Built, images: ImageSet, device: torch.device
 ) -> dict[str, float]:
-    """Returns ``NAME/KIND-LEVEL``: top-1 accuracy in percent on every kind and level of spoiled images."""
-    result = {}
+    """Returns ``NAME/KIND-LEVEL``: the first score in percent on every kind and level of spoiled images."""
+    result, task = {}, built.distiller.task
     for kind, level in product(CORRUPTIONS, LEVELS):
-        spoiled = corrupted(images, kind, level)
-        for name, network in networks.items():
-            measured = answers(network, _BATCHES[name](spoiled, built, device))
-            (right,) = correct(measured.logits, measured.target, (1,)).tolist()
-            result[f"{name}/{kind}-{level}"] = 100 * right / len(measured.target)
+        batches = divided_batches(corrupted(images, kind, level), built, device)
+        for name, measured in measure(task, networks, batches, built.data.num_classes, device).items():
+            result[f"{name}/{kind}-{level}"] = measured.scores[task.primary]
     return result
 
 

@@ -18,6 +18,7 @@ from understudy.engine.loop import InterruptedRunError, Job, stopped_by_signals
 from understudy.files import write_json
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.metrics import summarise
+from understudy.tasks import TASKS
 
 
 def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
@@ -97,7 +98,8 @@ def _summed_up(folder: Path, config: Config) -> dict[str, Any]:
         result = finished(_alone(config, seed))
         assert result is not None
         last[seed] = result["last"]
-    names = [name for name in ("test/acc1", "val/acc1") if all(name in line for line in last.values())]
+    scores = [f"{part}/{task.primary}" for part in ("test", "val") for task in TASKS.values()]
+    names = [name for name in scores if all(name in line for line in last.values())]
     table: dict[str, Any] = {"format": 1, "seeds": [{"seed": s, **line} for s, line in last.items()]}
     table["summary"] = "trained; there are no test or held-out images to measure"
     for name in names[:1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,8 @@ from understudy.report.published import published
 from understudy.report.summary import ALONE, TEACHER, arm_lines, verdicts
 from understudy.report.text_tables import FILES, shown, write_tables
 from understudy.run import Source, train
+from understudy.tasks import task_named
 
-METRIC = "test/acc1"
-"""What is compared: top-1 accuracy in percent on the test images after the last epoch."""
 _WIDE = 140  # columns of a terminal that shows the whole table
 _COSTS = ("model", "parameters", "extra in training", "peak MiB", "published")  # left to the report elsewhere
 
@@ -92,14 +92,14 @@ def study(
         except InterruptedRunError:
             console.say("stopped; the same command goes on from here")
             raise
-        rows = _rows(base, folder, arms, tasks, results)
+        rows, metric = _rows(base, folder, arms, tasks, results), metric_of(results[0])
         table: dict[str, Any] = {
             "format": 1,
             "title": title,
-            "what": _what(base, plan),
-            "metric": METRIC,
+            "what": _what(base, plan, results[0]),
+            "metric": metric,
             "workers": workers,
-            "arms": [teacher["row"] or _given_teacher(base, rows), *rows],
+            "arms": [teacher["row"] or _given_teacher(base, rows, metric), *rows],
             "config": config.yaml(),
         }
         spent = [run["seconds"] or 0.0 for row in table["arms"] for run in row["runs"]]
@@ -117,7 +117,7 @@ def study(
 def show(table: dict[str, Any]) -> None:
     """Prints a study's table and verdicts."""
     console = RichConsole(highlight=False)
-    heads, rows = shown(arm_lines(table))
+    heads, rows = shown(arm_lines(table), table["metric"])
     kept = [i for i, head in enumerate(heads) if console.width >= _WIDE or head not in _COSTS]
     grid = Table(title=Text(table["title"]), title_justify="left")
     for i in kept:
@@ -237,30 +237,36 @@ def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
     return {"weights": str(folder / "student.safetensors"), "row": row}
 
 
+def metric_of(result: Mapping[str, Any]) -> str:
+    """Returns what runs are compared by: the first score of their task on the test images, in percent."""
+    return f"test/{task_named(result.get('task')).primary}"
+
+
 def entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
     """Returns one run of a row of ``study.json``, from its ``result.json``; without a score if it diverged."""
-    if result["status"] == "finished" and METRIC not in result["last"]:
+    metric = metric_of(result)
+    if result["status"] == "finished" and metric not in result["last"]:
         raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
     teacher = result.get("teacher") or {}
     return {
         "seed": seed,
         "path": path,
         "status": result["status"],
-        METRIC: result["last"].get(METRIC),
+        metric: result["last"].get(metric),
         "seconds": result["seconds"],
         "peak_memory_mib": result.get("peak_memory_mib"),
         "parameters": result["parameters"],
         "extra_parameters": result.get("extra_parameters"),
         "agreement": teacher.get("agreement"),
-        "teacher": {key: teacher[key] for key in (METRIC, "parameters") if key in teacher},
+        "teacher": {key: teacher[key] for key in (metric, "parameters") if key in teacher},
     }
 
 
-def _given_teacher(base: Config, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _given_teacher(base: Config, rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     """Returns the row of a teacher that came with weights: the distilled runs have measured it."""
     assert base.teacher is not None
-    measured = next((run["teacher"] for row in rows for run in row["runs"] if METRIC in run["teacher"]), None)
-    runs = [] if measured is None else [{"seed": 0, METRIC: measured[METRIC], "seconds": None}]
+    measured = next((run["teacher"] for row in rows for run in row["runs"] if metric in run["teacher"]), None)
+    runs = [] if measured is None else [{"seed": 0, metric: measured[metric], "seconds": None}]
     parameters = None if measured is None else measured["parameters"]
     return {
         "name": TEACHER,
@@ -275,13 +281,14 @@ def _row(name: str, model: str, method: str, runs: list[dict[str, Any]]) -> dict
     return {"name": name, "model": model, "parameters": runs[0]["parameters"], "method": method, "runs": runs}
 
 
-def _what(config: Config, plan: StudyConfig) -> str:
+def _what(config: Config, plan: StudyConfig, result: Mapping[str, Any]) -> str:
+    number = {"classification": "top-1 accuracy", "segmentation": "mIoU"}[task_named(result.get("task")).name]
     data, assumed = config.data, config.train
     limit = f"{data.limit} training images" if data.limit else "all training images"
     teacher = config.teacher.model if config.teacher else "none"
     return (
         f"Student {config.student.model} under teacher {teacher} on {data.name} ({limit}), {assumed.epochs} epochs of "
         f"batch {assumed.batch_size}, seeds {', '.join(map(str, plan.seeds))}. All runs share one order and one set of "
-        "views (data.seed), so the seeds vary initialisation and dropout. The number is top-1 accuracy on the test "
+        f"views (data.seed), so the seeds vary initialisation and dropout. The number is {number} on the test "
         "images after the last epoch; nothing was chosen on them."
     )

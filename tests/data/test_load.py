@@ -93,7 +93,7 @@ def test_options_out_of_range_are_refused(options, message):
 
 def test_a_mistyped_data_set_gets_the_nearest_name():
     with pytest.raises(
-        ValueError, match=r"must be one of cifar10, .*, got 'cifar_100'\. Did you mean 'cifar100'\?"
+        ValueError, match=r"must be one of camvid, .*, got 'cifar_100'\. Did you mean 'cifar100'\?"
     ):
         load("cifar_100")
 

@@ -1,12 +1,15 @@
 import torch
+from torch import nn
 
+from understudy.interface import Batch
 from understudy.losses import kd_loss, ttm_loss, wttm_loss
 from understudy.methods.ttm import TTM, WTTM
 
 
 def losses(gamma):
     student, teacher = torch.randn(6, 5), 3 * torch.randn(6, 5)
-    shown = {"logits": student}, {"logits": teacher}, None, None
+    batch = Batch(torch.zeros(6, 3, 8, 8), torch.zeros(6, dtype=torch.int64))
+    shown = {"logits": student}, {"logits": teacher}, batch, nn.ModuleDict()
     return TTM(gamma=gamma).loss(*shown), WTTM(gamma=gamma).loss(*shown), student, teacher
 
 

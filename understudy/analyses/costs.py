@@ -17,9 +17,10 @@ from understudy.report.plots import Curve, Curves
 def costs(study: StudyFolder) -> Finding:
     """Returns for every arm accuracy, seconds an epoch, and the parameters it trains beside the student's."""
     rows: list[list[Value]] = []
+    metric = string(study.study, "metric") or "test/acc1"
     for arm in items(study.study, "arms"):
         runs = items(arm, "runs")
-        scores = [value for run in runs if (value := number(run, "test/acc1")) is not None]
+        scores = [value for run in runs if (value := number(run, metric)) is not None]
         seconds = [_seconds_an_epoch(study, run.get("path"), number(run, "seconds")) for run in runs]
         timed = [value for value in seconds if value is not None]
         if not scores:

@@ -17,7 +17,8 @@ from understudy.build import process
 from understudy.config import DataConfig, build_config
 from understudy.engine.console import Console
 from understudy.nearest import did_you_mean
-from understudy.report.folder import read_study
+from understudy.report.folder import read_run, read_study
+from understudy.tasks import task_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ def analyze(
     if of == "study":
         study = read_study(path)
         return _all(chosen, lambda a: a.run(study), lambda _: None, path, target, bool(only), console)
+    if task_named(read_run(path).result.get("task")).name == "segmentation":
+        raise ValueError(
+            f"analyze must be given a run that classifies images, whose features are vectors, got a segmentation in "
+            f"{path}. Its class-by-class scores and masks are in report.html, and evaluate prints them"
+        )
     config = config_of(path, changes)
     with process(config) as device:
         pair = Pair.load(path, device, config, options)

@@ -11,7 +11,7 @@ from understudy.analyses.contract import Finding, Sheet, Value
 from understudy.analyses.pair import Pair
 from understudy.config import ArmConfig, Config
 from understudy.report.plots import Curve, Curves
-from understudy.study import METRIC, study
+from understudy.study import study
 
 
 def sensitivity(pair: Pair) -> Finding:
@@ -27,7 +27,7 @@ def sensitivity(pair: Pair) -> Finding:
         changes["train.epochs"] = sweep.epochs
     with redirect_stdout(io.StringIO()):  # its table is ours, and its page stands in its folder
         table = study(pair.config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
-    scores = {row["name"]: [run[METRIC] for run in row["runs"]] for row in table["arms"]}
+    scores = {row["name"]: [run[table["metric"]] for run in row["runs"]] for row in table["arms"]}
     names = [arm.name for arm in arms]
     means = [statistics.fmean(scores[name]) for name in names]
     rows: list[list[Value]] = [

@@ -19,10 +19,13 @@ from understudy.data.images import ImageSet
 from understudy.data.items import read_python
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.manifest import read_manifest
+from understudy.data.masks import MaskSet
 from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
 from understudy.data.policy import Augment, AutoAugment, Policy, RandAugment
 from understudy.data.public import READERS, read_imagenet
+from understudy.data.scale_crop import ScaleCropFlip
+from understudy.data.segmentation import read_cityscapes, read_mask_folder, read_voc
 from understudy.data.splits import Splits, check_statistics, hold_out, keep
 from understudy.data.views import NO_AUGMENT, PadCropFlip, ResizedCrop
 
@@ -33,10 +36,12 @@ __all__ = [
     "AutoAugment",
     "EvalLoader",
     "ImageSet",
+    "MaskSet",
     "PadCropFlip",
     "Policy",
     "RandAugment",
     "ResizedCrop",
+    "ScaleCropFlip",
     "Splits",
     "TrainLoader",
     "load",
@@ -44,8 +49,10 @@ __all__ = [
 ]
 
 DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
+    "camvid": read_mask_folder,
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
+    "cityscapes": read_cityscapes,
     "digits": read_digits,
     "flowers102": READERS["flowers102"],
     "food101": READERS["food101"],
@@ -53,13 +60,19 @@ DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
     "imagefolder": read_folder,
     "imagenet": read_imagenet,
     "manifest": read_manifest,
+    "maskfolder": read_mask_folder,
     "oxford_pets": READERS["oxford_pets"],
     "parquet": read_parquet,
     "stl10": READERS["stl10"],
+    "voc": read_voc,
 }
 """Name -> reader of ``(train, test)``. The reader's arguments are the options of the data set."""
 
 _STATISTICS = 10_000  # images, evenly spread, that speak for a set that is not in memory
+
+
+_PIXELS = ("camvid", "cityscapes", "maskfolder", "voc")
+"""Sets with a class for every pixel, whose images need not be squares."""
 
 
 def load(
@@ -106,6 +119,10 @@ def load(
     reader = partial(read_python, name) if ":" in name else DATASETS[name]
     if ":" not in name:
         options = _check_options(name, options)
+    if isinstance(options.get("image_size"), Sequence) and name not in _PIXELS:
+        raise ValueError(
+            f"data.image_size must be one number for {name}, got {options['image_size']}. Images of classes are squares"
+        )
     read, test = reader(**options)
     if read.num_classes < 2:
         raise ValueError(

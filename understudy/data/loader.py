@@ -13,6 +13,7 @@ from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
 from understudy.data.order import epoch_order
 from understudy.data.policy import Augment
+from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.undecoded import Undecoded
 from understudy.interface import Batch
 
@@ -151,7 +152,8 @@ class TrainLoader:
                 yield self._mixed(self.mix, rows, view, epoch, step, pixels)
                 continue
             shown, own = (torch.cat([column[part] for part in self.slices(step)]) for column in (rows, view))
-            yield Batch(self._images(shown, own, pixels), data.targets[shown], data.index[shown], own)
+            target = _targets(data, self.augment, shown, own)
+            yield Batch(self._images(shown, own, pixels), target, data.index[shown], own)
 
     def _mixed(
         self, mix: Mix, rows: Tensor, view: Tensor, epoch: int, step: int, pixels: Tensor | None
@@ -250,7 +252,14 @@ class EvalLoader:
         ]
         for rows, pixels in zip(parts, data.pixels(parts), strict=False):
             images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
-            yield Batch(images, data.targets[rows], data.index[rows])
+            yield Batch(images, data.targets[rows].long(), data.index[rows])  # masks are kept as bytes
+
+
+def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Tensor:
+    """Returns the labels of views, int64: a number is what it was, a mask is seen as its image is."""
+    if isinstance(augment, ScaleCropFlip):
+        return augment.masks(data.targets, rows, view).long()
+    return data.targets[rows].long()
 
 
 def _check(batch_size: int, rank: int, world: int) -> None:

@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as transforms
 from understudy.data.counter import Stream, integers
 from understudy.data.endless import draws, endless_views, own_number
 from understudy.data.normalisation import normalise
+from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.views import Crop
 
 Step: TypeAlias = tuple[str, float]
@@ -238,5 +239,5 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 """Name -> what it does to uint8 images ``(B, C, H, W)`` at a magnitude."""
 
-Augment: TypeAlias = Crop | Policy
+Augment: TypeAlias = Crop | Policy | ScaleCropFlip
 """What shows an image differently each time."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from understudy.data.images import ImageSet
 from understudy.data.subsets import balanced, complement, stratified
 
@@ -48,7 +51,7 @@ class Splits:
 def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """Returns the training set without a share of every class, and that share (``None`` if it is 0).
 
-    Images without a label are never held out.
+    Images without a label are never held out. Images with masks are of one kind.
 
     Raises:
         ValueError: ``share`` is not in [0, 1), or leaves nothing on one of the two sides.
@@ -57,14 +60,15 @@ def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageS
         raise ValueError(f"data.val must be a share in [0, 1), got {share}. 0.1 holds out a tenth of train")
     if share == 0:
         return train, None
-    labelled = (train.targets >= 0).nonzero()[:, 0]
+    kind = kinds(train)
+    labelled = (kind >= 0).nonzero()[:, 0]
     count = round(share * len(labelled))
     if not 0 < count < len(train):
         raise ValueError(
             f"data.val must hold out at least one image and leave one, got {count} of {len(train)}. "
             "Choose another share"
         )
-    held = labelled[stratified(train.targets[labelled], count, seed)]
+    held = labelled[stratified(kind[labelled], count, seed)]
     return train.subset(complement(held, len(train))), train.subset(held)
 
 
@@ -81,9 +85,13 @@ def keep(train: ImageSet, limit: int | None, seed: int) -> ImageSet:
             f"data.limit must be from 1 to the {len(train)} training images there are, got {limit}. "
             "Lower it or leave it out"
         )
-    return train.subset(
-        balanced(train.targets - train.targets.min().clamp(max=0), limit, seed)
-    )  # -1: a class, too
+    kind = kinds(train)
+    return train.subset(balanced(kind - kind.min().clamp(max=0), limit, seed))  # -1: a class, too
+
+
+def kinds(train: ImageSet) -> Tensor:
+    """Returns what a choice of images is balanced over, ``(N,)`` int64: their classes, or nothing for masks."""
+    return train.targets if train.targets.dim() == 1 else torch.zeros(len(train), dtype=torch.int64)
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:

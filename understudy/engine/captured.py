@@ -64,7 +64,12 @@ class CapturedSteps:
         self._failed = False
 
     def __call__(
-        self, batch: Batch, epoch: int, counts: tuple[int, ...], answers: Mapping[str, Outputs]
+        self,
+        batch: Batch,
+        epoch: int,
+        counts: tuple[int, ...],
+        answers: Mapping[str, Outputs],
+        density: Tensor | None = None,
     ) -> StepOutput:
         """Fills the gradients of a batch; what is returned holds until the next step.
 
@@ -73,19 +78,28 @@ class CapturedSteps:
             epoch: 0-based.
             counts: as :meth:`Distiller.forward` takes them.
             answers: likewise.
+            density: likewise.
         """
         names = [(name, role) for name in sorted(answers) for role in sorted(answers[name])]
-        given = (batch.images, batch.target, batch.index, batch.view, *(answers[n][r] for n, r in names))
+        shown = (answers[name][role] for name, role in names)
+        given = (batch.images, batch.target, batch.index, batch.view, density, *shown)
 
         def passes(inputs: tuple[Tensor | None, ...]) -> Passes:
-            images, target, index, view, *shown = inputs
+            images, target, index, view, density, *shown = inputs
             assert images is not None
             assert target is not None
             known: dict[str, Outputs] = {name: {} for name in answers}
             for (name, role), tensor in zip(names, shown, strict=True):
                 known[name] = {**known[name], role: tensor}  # pyright: ignore[reportArgumentType] (shown are there)
             out = self.distiller(
-                images, target, index=index, view=view, epoch=epoch, counts=counts, answers=known
+                images,
+                target,
+                index=index,
+                view=view,
+                epoch=epoch,
+                counts=counts,
+                answers=known,
+                density=density,
             )
             self.distiller.backward(out)
             gradients = [p.grad for p in self._parameters]

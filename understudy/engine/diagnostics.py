@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from understudy.engine.backward import StepOutput
+from understudy.tasks.segmentation import at_size
 
 _MEANS = ("feature_norm", "agreement", "conflict", "cosine")
 
@@ -41,11 +42,14 @@ class Diagnostics:
         cosine = _cosine(out)
         with torch.no_grad():
             predicted = out.logits.argmax(dim=1)
-            self._predicted += _histogram(predicted, self.num_classes)
+            self._predicted += _histogram(predicted.flatten(), self.num_classes)
             if out.feature is not None:
-                self._add("feature_norm", out.feature.detach().float().flatten(1).norm(dim=1).mean())
+                feature = out.feature.detach().float()
+                if feature.dim() < 4:
+                    feature = feature.flatten(1)
+                self._add("feature_norm", feature.norm(dim=1).mean())
             if out.teacher_logits is not None:
-                same = out.teacher_logits.argmax(dim=1) == predicted
+                same = _like(out.teacher_logits, out.logits).argmax(dim=1) == predicted
                 self._add("agreement", 100.0 * same.to(torch.float64).mean())
             if cosine is not None:
                 self._add("cosine", cosine)
@@ -54,10 +58,11 @@ class Diagnostics:
     def summary(self) -> dict[str, float]:
         """Returns the epoch's means under their names in ``metrics.jsonl``; reads the device.
 
-        ``diagnose/feature_norm`` is the mean Euclidean norm of the student's feature; ``agreement`` the share of
-        images to which student and teacher give the same class; ``conflict`` the share of steps in which the
-        gradients of labels and teacher oppose at the feature, ``cosine`` the mean cosine between them; ``top_class``
-        the share of images in the class predicted most (shares in percent). What a run does not have is left out.
+        ``diagnose/feature_norm`` is the mean Euclidean norm of the student's feature (of a pixel's, where pixels are
+        classified); ``agreement`` the share of images (or pixels) that get the same class from student and teacher;
+        ``conflict`` the share of steps in which the gradients of labels and teacher oppose at the feature, ``cosine``
+        the mean cosine between them; ``top_class`` the share of images in the class predicted most (shares in percent).
+        What a run does not have is left out.
         """
         means, counts = self._means.tolist(), self._counts.tolist()
         summary = {
@@ -91,6 +96,11 @@ def _cosine(out: StepOutput) -> Tensor | None:
         gradients.append(gradient.flatten().double())
     a, b = gradients
     return (a @ b) / (a.norm() * b.norm()).clamp_min(1e-300)
+
+
+def _like(logits: Tensor, other: Tensor) -> Tensor:
+    """Returns logits at the size of others, if they are maps."""
+    return at_size(logits, other[:, 0]) if logits.dim() == 4 else logits
 
 
 def _histogram(classes: Tensor, count: int) -> Tensor:

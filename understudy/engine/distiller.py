@@ -21,6 +21,7 @@ from understudy.interface import Align, Batch, Network, Outputs, Setup
 from understudy.methods.term import Term, build_terms
 from understudy.models import family, known_roles
 from understudy.taps import Taps, describe, pair_stages, without_hooks
+from understudy.tasks import task_of
 from understudy.teacher.frozen import widened
 
 
@@ -37,7 +38,8 @@ class Distiller(nn.Module):
     gives all processes the first one's weights.
 
     Args:
-        student: any classifier whose forward maps images to logits.
+        student: any classifier whose forward maps images to logits: ``(B, C)``, or a map ``(B, C, h, w)`` of any size,
+            which makes the task segmentation.
         teacher: likewise; ``None`` for terms that need none; or several by name. A term then says which one it
             learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
@@ -108,8 +110,11 @@ class Distiller(nn.Module):
             name: _setup(network, guide, class_means, train_targets, same_family)
             for name, guide in {**guides, None: next(iter(guides.values()), None)}.items()
         }
+        self.task = task_of(network)
         for term in terms:
             _check_pair(term, self._setups[term.teacher])
+            if (objection := self.task.objection(term.method)) is not None:
+                raise ValueError(f"term {term.label!r} must {objection}")
         self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
         self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
         self.heads.to(example.device)
@@ -155,12 +160,14 @@ class Distiller(nn.Module):
         answers: Mapping[str, Outputs] | None = None,
         partner: Tensor | None = None,
         kept: float = 1.0,
+        density: Tensor | None = None,
     ) -> StepOutput:
         """Returns the losses of one batch.
 
         Args:
             images: ``(B, C, H, W)``, normalised; of several processes each gives its own, in the order of the ranks.
-            targets: ``(B,)`` int64; ``None`` for images without labels, which only some terms can use.
+            targets: ``(B,)`` int64, masks ``(B, H, W)`` for segmentation (255: ignored); ``None`` for images without
+                labels, which only some terms can use.
             index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
@@ -169,6 +176,7 @@ class Distiller(nn.Module):
                 others are run.
             partner: ``(B,)`` labels of what was mixed into the images (mixup, CutMix), if anything was.
             kept: share of every image that is its own then.
+            density: :meth:`density` of the whole step's batch, where these images are one part of it.
         """
         active = [(term, term.weight.at(epoch)) for term in self.active(epoch)]
         if targets is None:
@@ -177,7 +185,7 @@ class Distiller(nn.Module):
                     raise ValueError(
                         f"term {term.label!r} must have labels, got images without. Leave it out for them"
                     )
-            targets = torch.full((len(images),), -1, device=images.device)
+            targets = self.task.unlabelled(images)
         if partner is not None:
             check_mixing(term for term, _ in active)
         batch = Batch(images, targets, index, view, partner, kept)
@@ -187,6 +195,7 @@ class Distiller(nn.Module):
         if share.repeated:
             batch = share.whole(batch)
             answers = {name: share.whole_answers(shown) for name, shown in (answers or {}).items()}
+        density = self.density(batch.target, share) if density is None else density
         methods = {term.label: term.method_at(epoch) for term, _ in active}
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}
@@ -198,7 +207,7 @@ class Distiller(nn.Module):
             for term, weight in active:
                 if term.label not in related:
                     seen = seen_by(term, guided) if term.reads_teacher else {}
-                    loss = methods[term.label].loss(shown, seen, batch, self._heads(term))
+                    loss = self.task.loss(methods[term.label], shown, seen, batch, self._heads(term), density)
                     losses[term.label] = _scaled(loss, weight, share)
         if related:  # on the global batch: every process computes the same, with the same random numbers
             everything = GlobalBatch(share, batch)
@@ -206,9 +215,9 @@ class Distiller(nn.Module):
                 if term.label in related:
                     method, seen = methods[term.label], seen_by(term, guided) if term.reads_teacher else {}
                     ours = everything.shown(shown, method.student_roles)
-                    theirs = everything.shown(seen, method.teacher_taps)
-                    losses[term.label] = weight * method.loss(
-                        ours, theirs, everything.batch, self._heads(term)
+                    theirs = everything.shown(seen, method.teacher_roles)
+                    losses[term.label] = weight * self.task.loss(
+                        method, ours, theirs, everything.batch, self._heads(term), density
                     )
             losses = {term.label: losses[term.label] for term, _ in active}
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
@@ -221,6 +230,22 @@ class Distiller(nn.Module):
         return StepOutput(
             loss, losses, logits, student["logits"], share, _total(label), _total(guide), feature, theirs
         )
+
+    def density(self, targets: Tensor, share: Share | None = None) -> Tensor | None:
+        """Returns how many samples of a loss an image of the global batch holds, which all its parts are divided by.
+
+        Collective where it is not ``None``.
+
+        Args:
+            targets: of all of this process's images in the step.
+            share: which part of the global batch they are, where that is known.
+        """
+        own = self.task.density(targets, self.network.num_classes)
+        if own is None or not self.ranks.several or (share is not None and share.repeated):
+            return own
+        images = torch.full_like(own, len(targets))
+        samples, count = self.ranks.total(torch.stack([own * images, images])).unbind()
+        return samples / count
 
     def backward(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Fills ``.grad``, merged as ``align`` says.
@@ -525,7 +550,14 @@ class _Batches:
 def _check_pair(term: Term, setup: Setup) -> None:
     """Refuses a pair whose logits or taps a term could not read."""
     method = term.method
-    if setup.teacher is not None and "logits" in method.teacher_taps:
+    if setup.teacher is not None and setup.teacher.dense != setup.student.dense:
+        kinds = ["the image", "every pixel"]
+        raise ValueError(
+            f"student and teacher must both classify images or both pixels, got a student that classifies "
+            f"{kinds[setup.student.dense]} and a teacher that classifies {kinds[setup.teacher.dense]}. "
+            "Choose the same kind of network"
+        )
+    if setup.teacher is not None and "logits" in method.teacher_roles:
         ours, theirs = setup.student.num_classes, setup.teacher.num_classes
         if ours != theirs:
             raise ValueError(
@@ -534,7 +566,7 @@ def _check_pair(term: Term, setup: Setup) -> None:
             )
     for side, network, roles in (
         ("student", setup.student, method.student_roles),
-        ("teacher", setup.teacher, method.teacher_taps),
+        ("teacher", setup.teacher, method.teacher_roles),
     ):
         for role in roles:
             if network is not None and "*" not in role and role not in network.shapes:

@@ -78,7 +78,7 @@ class Guides:
 
     def step_roles(self, name: str) -> tuple[str, ...]:
         """Returns the roles that the terms read of a teacher in a step."""
-        return self._roles(name, lambda term: term.method.teacher_taps)
+        return self._roles(name, lambda term: term.method.teacher_roles)
 
     def asked(self, terms: Iterable[Term]) -> set[str]:
         """Returns the names of the teachers that any of these terms reads in a step."""
@@ -131,7 +131,7 @@ class Guides:
             if name in self._folded:
                 self._folded[name][1].close()
             folding = self._fold(name)
-            roles = self._roles(name, lambda term: (*term.method.teacher_taps, *term.method.prepare_taps))
+            roles = self._roles(name, lambda term: (*term.method.teacher_roles, *term.method.prepare_taps))
             self._folded[name] = folding, Teacher(folding.network, roles, self._precision[name]), state
         return self._folded[name][1]
 
@@ -187,7 +187,7 @@ def check_teachers(terms: Iterable[Term], teachers: Mapping[str, nn.Module]) -> 
             raise ValueError(
                 f"term {term.label!r} must have a teacher, got none. Add a teacher: section, or leave the term out"
             )
-        beyond = sorted({*term.method.teacher_taps, *term.method.prepare_taps} - {"logits"})
+        beyond = sorted({*term.method.teacher_roles, *term.method.prepare_taps} - {"logits"})
         if term.teacher is None and len(teachers) > 1 and beyond:
             raise ValueError(
                 f"term {term.label!r} reads {', '.join(beyond)}, of which several teachers have no mean, got "

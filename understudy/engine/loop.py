@@ -32,6 +32,7 @@ from understudy.engine.stream import Stream
 from understudy.engine.trackers import Tracker
 from understudy.files import append_line, json_line, read_json_lines, write_atomic, write_text
 from understudy.interface import Batch, Outputs
+from understudy.tasks import Task
 
 
 class InterruptedRunError(Exception):
@@ -51,7 +52,7 @@ class Job:
     folder: Path
     console: Console
     measure: Callable[[], dict[str, float]] | None = None
-    """Accuracy on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
+    """Scores on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
     average: MovingAverage | None = None
     epoch: int = 0
     """Epochs done."""
@@ -83,6 +84,11 @@ class Job:
     def ranks(self) -> Ranks:
         """The processes that train together; the first one writes all files."""
         return self.distiller.ranks
+
+    @property
+    def task(self) -> Task:
+        """What target, loss and score mean."""
+        return self.distiller.task
 
     @property
     def steps(self) -> int:
@@ -215,7 +221,7 @@ def _epoch(job: Job) -> Iterator[None]:
     active = {t.label: w for t in job.distiller.terms if (w := t.weight.at(job.epoch)) != 0.0}
     classes = job.distiller.setup.num_classes
     looks = Diagnostics(job.train.diagnose_every, classes, job.device)
-    meters = Meters(list(active), job.device, classes, looks)
+    meters = Meters(list(active), job.device, classes, looks, job.task)
     if job.meters is not None:
         meters.load_state_dict(job.meters)
     job.watch.start_epoch(active)
@@ -244,7 +250,7 @@ def _epoch(job: Job) -> Iterator[None]:
     job.save()
     job.keep_good()
     _keep_checkpoint(job)
-    job.console.say(_epoch_line(line, job.train.epochs))
+    job.console.say(_epoch_line(line, job.train.epochs, job.task.primary))
 
 
 def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
@@ -297,9 +303,10 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
     """Fills the gradients of one batch, in as many parts as ``train.accumulate`` says."""
     shares = job.stream.loader.shares(job.step)  # part -> images of each process
     total = sum(map(sum, shares))
+    density = job.distiller.density(batch.target)
     looking = meters.diagnostics.due(job.step, job.steps)
     if job.captured is not None and not looking:  # which is not so where a batch has several parts
-        out = job.captured(batch, job.epoch, shares[0], answers)
+        out = job.captured(batch, job.epoch, shares[0], answers, density)
         meters.add(out.loss, out.terms, out.logits, batch.target, out.share.weight)
         meters.add_alignment(dict(job.distiller.alignment))
         return
@@ -320,6 +327,7 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
             answers=known,
             partner=part.partner,
             kept=part.kept,
+            density=density,
         )
         if i == 0 and looking:
             meters.diagnostics.look(out)
@@ -350,8 +358,9 @@ def _settle(job: Job, finding: Finding | None) -> None:
 
 
 def _keep_best(job: Job, line: dict[str, Any]) -> None:
-    if job.best is None or line["val/acc1"] > job.best["val/acc1"]:
-        job.best = {"epoch": line["epoch"], "val/acc1": line["val/acc1"]}
+    score = f"val/{job.task.primary}"
+    if job.best is None or line[score] > job.best[score]:
+        job.best = {"epoch": line["epoch"], score: line[score]}
         job.save_measured(job.folder / "checkpoints" / "best.pt")
 
 
@@ -368,11 +377,11 @@ def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.stem.removeprefix("epoch-")), path) for path in found)
 
 
-def _epoch_line(line: dict[str, Any], epochs: int) -> str:
+def _epoch_line(line: dict[str, Any], epochs: int, score: str) -> str:
     text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"
-    text += f"  loss {line['train/loss']:.4f}  train {line['train/acc1']:.2f}%"
-    if "val/acc1" in line:
-        text += f"  val {line['val/acc1']:.2f}%"
+    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{score}']:.2f}%"
+    if f"val/{score}" in line:
+        text += f"  val {line[f'val/{score}']:.2f}%"
     if "train/conflict" in line:
         text += f"  conflict {line['train/conflict']:.0f}%"
     return f"{text}  {line['images_per_second']:.0f} images/s"

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distributed import Ranks
+from understudy.tasks import TASKS, Task
 
 COLLAPSED = 0.99
 """Share of all predictions that must be for one class to call it a collapse."""
 LEARNED = 0.6
 """An accuracy from which on such predictions are right: the images are of one class, too."""
 FEWEST = 100
-"""Images of which a collapse may be said."""
+"""Images (or pixels) of which a collapse may be said."""
 
 
 class Meters:
@@ -29,6 +30,7 @@ class Meters:
         device: where the sums live.
         num_classes: C.
         diagnostics: what is looked at now and then besides; its sums are kept with these.
+        task: says what a right answer is.
     """
 
     def __init__(
@@ -37,15 +39,16 @@ class Meters:
         device: torch.device,
         num_classes: int,
         diagnostics: Diagnostics | None = None,
+        task: Task = TASKS["classification"],
     ) -> None:
         self.ranks = Ranks()
         self.labels = ("loss", *labels)
         self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
-        self.counts = torch.zeros(2, dtype=torch.int64, device=device)  # correct, seen
+        self.images = torch.zeros(1, dtype=torch.int64, device=device)
         self.alignment = torch.zeros(
             3, dtype=torch.float64, device=device
         )  # sum of lambda, conflicts, merges
-        self.predicted = torch.zeros(num_classes, dtype=torch.int64, device=device)
+        self.tally = task.tally(num_classes, device)
         self.diagnostics = diagnostics or Diagnostics(0, 0, device)
         self.diagnosed = self.diagnostics.sums
 
@@ -63,17 +66,14 @@ class Meters:
         Args:
             loss: of the batch.
             terms: of the batch, in the order of the labels.
-            logits: of the images that are counted, ``(B, C)``.
-            target: likewise, ``(B,)``; of mixed images the label with the larger share.
+            logits: of the images that are counted, ``(B, C)`` or maps.
+            target: likewise, ``(B,)`` or masks; of mixed images the label with the larger share.
             weight: images that the losses stand for, if not B.
         """
         values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())]).to(torch.float64)
         self.sums += values * (len(target) if weight is None else weight)
-        predicted = logits.argmax(dim=1)
-        self.counts += torch.stack(
-            [(predicted == target).sum(), torch.full_like(self.counts[0], len(target))]
-        )
-        self.predicted.index_add_(0, predicted, torch.ones_like(predicted))
+        self.images += len(target)
+        self.tally.add(logits, target)
 
     @torch.no_grad()
     def add_alignment(self, info: dict[str, Tensor]) -> None:
@@ -90,21 +90,24 @@ class Meters:
         """Moves the sums of all processes to the first one; collective. The alignment is the same on all already."""
         if not self.ranks.several:
             return
-        parts = (self.sums, self.counts, self.predicted, self.diagnosed)
-        message = torch.cat([part.to(torch.float64) for part in parts])  # counts are exact up to 2^53
+        parts = (self.sums, self.images, *self.tally.tensors.values(), self.diagnosed)
+        message = torch.cat(
+            [part.to(torch.float64).flatten() for part in parts]
+        )  # counts are exact up to 2^53
         self.ranks.total(message)
         if not self.ranks.is_first:
             message.zero_()
-        for part, total in zip(parts, message.split([len(part) for part in parts]), strict=True):
-            part.copy_(total)
+        for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
+            part.copy_(total.view(part.shape))
 
     def collapsed(self) -> int | None:
         """Returns the class that nearly all predictions were for, though most images are of another; reads the device.
 
         With several processes the first one's is right, after :meth:`gather`.
         """
-        correct, seen = self.counts.tolist()
-        most, number = self.predicted.max(dim=0)
+        right, judged, predicted = self.tally.judged()
+        correct, seen = int(right), int(judged)
+        most, number = predicted.max(dim=0)
         one = seen >= FEWEST and int(most) >= COLLAPSED * seen and correct < LEARNED * seen
         return int(number) if one else None
 
@@ -113,10 +116,9 @@ class Meters:
 
         With several processes the first one's are right, after :meth:`gather`.
         """
-        correct, seen = self.counts.tolist()
-        values = (self.sums / max(seen, 1)).tolist()
+        values = (self.sums / self.images.clamp_min(1)).tolist()
         summary = {f"train/{label}": value for label, value in zip(self.labels, values, strict=True)}
-        summary["train/acc1"] = 100.0 * correct / max(seen, 1)
+        summary |= {f"train/{name}": score for name, score in self.tally.scores().items()}
         strength, conflicts, merges = self.alignment.tolist()
         if merges:
             summary |= {"train/lambda": strength / merges, "train/conflict": 100.0 * conflicts / merges}
@@ -124,11 +126,13 @@ class Meters:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Returns the sums, for a checkpoint within an epoch."""
-        names = ("sums", "counts", "alignment", "predicted", "diagnosed")
-        return {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in ("sums", "images", "alignment", "diagnosed")}
+        return own | self.tally.tensors
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes saved sums; of several processes the first does, for all."""
-        for name, tensor in state.items():
+        if "images" not in state:  # older checkpoints: every image was judged
+            state = {**state, "images": state["counts"][1:]}
+        for name, held in self.state_dict().items():
             if self.ranks.is_first or name == "alignment":
-                getattr(self, name).copy_(tensor)
+                held.copy_(state[name])

@@ -14,18 +14,18 @@ from understudy.build import read_model
 from understudy.data import Splits
 from understudy.data.images import ImageSet
 from understudy.engine.console import Console
-from understudy.engine.evaluate import answers
+from understudy.engine.measure import measure as measure_scores
 from understudy.exports.card import model_card
 from understudy.exports.finished import FinishedRun
 from understudy.exports.int8 import calibration_set, to_int8
-from understudy.exports.onnx import OPSET, compare, to_onnx
+from understudy.exports.onnx import CPU, OPSET, compare, to_onnx
 from understudy.exports.program import capture, write_program
 from understudy.exports.table import Entry, Row, as_json, lines, measure
 from understudy.exports.weights import write_weights
 from understudy.files import write_atomic, write_json, write_text
 from understudy.models.onnx import OnnxNetwork, onnx_module
 from understudy.nearest import did_you_mean
-from understudy.result import accuracy, count_parameters
+from understudy.result import count_parameters
 
 Format: TypeAlias = Literal["safetensors", "pt2", "onnx", "int8"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -80,7 +80,7 @@ def export(
         job.note_file("safetensors", figures, "the weights as trained")
     if kinds != {"safetensors"}:
         predictor, name = finished.predictor, finished.config.student.model
-        program = capture(predictor.module, predictor.channels, predictor.image_size, name)
+        program = capture(finished.deployed, predictor.channels, predictor.image_size, name)
         if "pt2" in kinds:
             figures = write_program(job.path("pt2"), program)
             job.note_file("pt2", figures, "a torch.export program, any number of images")
@@ -123,23 +123,29 @@ class _Export:
         data = self.run.data()
         split, images = _judge(data)
         batches = self.run.batches(images)
-        checked, measured = compare(self.run.predictor.module, OnnxNetwork(model, FILES["onnx"]), batches)
-        before = accuracy(split, measured)[f"{split}/acc1"]
+        task, classes = self.run.task, len(data.classes)
+        network = OnnxNetwork(model, FILES["onnx"])
+        checked, measured = compare(task, self.run.deployed, network, batches, classes)
+        score, title = task.primary, task.titles[task.primary]
+        before = measured.scores[score]
         entries = self._teachers(data)
         entries["student"] = Entry(model, self.run.parameters, before if split == "test" else None)
         if "onnx" in kinds:
             write_atomic(self.path("onnx"), lambda file: file.write(model))
-            figures = {"bytes": len(model), "opset": OPSET, "split": split, **checked, "acc1": before}
+            figures = {"bytes": len(model), "opset": OPSET, "split": split, **checked, score: before}
             self.note_file(
                 "onnx",
                 figures,
                 f"opset {OPSET}; on {checked['images']:,} {split} images logits within "
-                f"{checked['max_difference']:.1e} of PyTorch, same class on {checked['agreement']:.2f}%",
+                f"{checked['max_difference']:.1e} of PyTorch, same class on {checked['agreement']:.2f}%"
+                + " of the labelled pixels"
+                * (task.name == "segmentation"),
             )
         if "int8" in kinds:
             calibration = calibration_set(data.train)
             small = to_int8(model, self.run.batches(calibration), self.run.about())
-            after = accuracy(split, answers(OnnxNetwork(small, FILES["int8"]), batches))[f"{split}/acc1"]
+            quantised = {"int8": OnnxNetwork(small, FILES["int8"])}
+            after = measure_scores(task, quantised, batches, classes, CPU)["int8"].scores[score]
             entries["student-int8"] = Entry(small, self.run.parameters, after if split == "test" else None)
             write_atomic(self.path("int8"), lambda file: file.write(small))
             figures = {
@@ -148,14 +154,14 @@ class _Export:
                 "calibration": {"split": "train", "images": len(calibration)},
                 "split": split,
                 "images": len(images),
-                "acc1_before": before,
-                "acc1_after": after,
+                f"{score}_before": before,
+                f"{score}_after": after,
             }
-            found = f"calibrated on {len(calibration):,} training images; {split} top-1 {before:.2f}% -> {after:.2f}%"
+            found = f"calibrated on {len(calibration):,} training images; {split} {title} {before:.2f}% -> {after:.2f}%"
             self.note_file("int8", figures, found)
         self.rows = measure(entries, data.channels, data.image_size)
-        self.report["table"] = as_json(self.rows)
-        for line in lines(self.rows):
+        self.report["table"] = as_json(self.rows, score)
+        for line in lines(self.rows, title):
             self.console.say(line)
 
     def _teachers(self, data: Splits) -> dict[str, Entry]:
@@ -164,8 +170,12 @@ class _Export:
         guides = self.run.config.guides
         for name, guide in guides.items():
             try:
-                module = read_model(guide, data, torch.device("cpu"))
-                model = to_onnx(capture(module, data.channels, data.image_size, guide.model), {}, guide.model)
+                module = read_model(guide, data, CPU)
+                model = to_onnx(
+                    capture(self.run.full_size(module), data.channels, data.image_size, guide.model),
+                    {},
+                    guide.model,
+                )
             except (
                 ValueError
             ) as error:  # it is the student that is exported: no file of its depends on this row
@@ -174,7 +184,11 @@ class _Export:
                 self.console.say(f"note: {note}")
             else:
                 # of several teachers the run has measured the mean logits, not each
-                found = self.run.result["teacher"].get("test/acc1") if len(guides) == 1 else None
+                found = (
+                    self.run.result["teacher"].get(f"test/{self.run.task.primary}")
+                    if len(guides) == 1
+                    else None
+                )
                 entries[name] = Entry(model, count_parameters(module), found)
         return entries
 

@@ -44,7 +44,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map  # classes, mean, std, image_size, channels: all JSON
 (logits,) = session.run(["logits"], {{"images": images}})  # (N, {channels}, {height}, {width}) float32, normalised
-print(json.loads(about["classes"])[logits[0].argmax()])
+classes = json.loads(about["classes"])
+{use}
 ```""",
     "int8": """\
 ### {file}: ONNX, 8 bits
@@ -73,18 +74,24 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     """
     predictor, config = run.predictor, run.config
     height, width = predictor.image_size
+    pixels = run.task.name == "segmentation"
+    kind = "segmentation" if pixels else "classification"
     parts = [
-        "---\nlibrary_name: understudy\npipeline_tag: image-classification\nlicense: other\n---",
+        f"---\nlibrary_name: understudy\npipeline_tag: image-{kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
-        f"An image classifier: {_code(config.student.model)}"
+        f"{'A classifier of pixels' if pixels else 'An image classifier'}: {_code(config.student.model)}"
         f"{' with the classifier of its teacher' * run.transplanted}, {run.parameters:,} parameters, "
         f"{len(predictor.classes)} classes, for {'grey' if predictor.channels == 1 else 'colour'} images of "
         f"{height} × {width} pixels. {_teacher(run)}",
         f"## Accuracy\n\n{_accuracy(run)}",
-        *_comparison(report, rows),
+        *_comparison(run, report, rows),
         f"## Images\n\nPixels are scaled to 0 to 1, then normalised, per channel: subtract {_numbers(predictor.mean)}, "
-        f"divide by {_numbers(predictor.std)}. Images of another size: the shorter side is scaled to the network's, "
-        "then the centre is cut out.",
+        f"divide by {_numbers(predictor.std)}. "
+        + (
+            "Images of another size are scaled to fit, and the rest is black."
+            if pixels
+            else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
+        ),
         f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",
         f"## Training data\n\nData set {_code(config.data.name)}{_share(run)}, {config.train.epochs} epochs, "
         f"losses {', '.join(_code(str(term['name'])) for term in config.losses)}.",
@@ -92,8 +99,13 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         f"{' and of the teacher' if config.guides else ''} apply to them; understudy's licence covers its code only.",
         "## How to load\n\nFor use on another machine only the file itself is needed.",
     ]
-    about = {"channels": predictor.channels, "height": height, "width": width}
+    about: dict[str, Any] = {"channels": predictor.channels, "height": height, "width": width}
     opset = report.get("onnx", {}).get("opset")
+    about["use"] = (
+        "mask = logits[0].argmax(axis=0)  # class numbers (H, W)"
+        if pixels
+        else "print(classes[logits[0].argmax()])"
+    )
     loading = _LOADING | ({"safetensors": _TRANSPLANTED} if run.transplanted else {})
     parts += [loading[kind].format(file=name, opset=opset, **about) for kind, name in files.items()]
     return "\n\n".join(parts) + "\n"
@@ -107,18 +119,19 @@ def _teacher(run: FinishedRun) -> str:
 
 
 def _accuracy(run: FinishedRun) -> str:
-    last = run.result["last"]
+    last, task = run.result["last"], run.task
     text = headline(run.result) + "."
-    if "test/acc1" in last:
-        images = sum(map(sum, run.result["confusion"]))
-        text += (
-            f" Top-5 {last['test/acc5']:.2f}%. Measured once, in PyTorch, on {images:,} test images that were not used "
-            "to train or to choose anything."
-        )
+    if f"test/{task.primary}" in last:
+        samples = sum(map(sum, run.result["confusion"]))
+        what = "labelled pixels of test images" if task.name == "segmentation" else "test images"
+        others = {score: title for score, title in task.titles.items() if score != task.primary}
+        for score, title in others.items():
+            text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
+        text += f" Measured once, in PyTorch, on {samples:,} {what} that were not used to train or to choose anything."
     return text[0].upper() + text[1:]
 
 
-def _comparison(report: Mapping[str, Any], rows: list[Row]) -> list[str]:
+def _comparison(run: FinishedRun, report: Mapping[str, Any], rows: list[Row]) -> list[str]:
     """Returns what the ONNX files were found to do, if there are any."""
     parts = []
     if "onnx" in report:
@@ -129,13 +142,13 @@ def _comparison(report: Mapping[str, Any], rows: list[Row]) -> list[str]:
             f"{figures['agreement']:.2f}%."
         )
     if "int8" in report:
-        figures = report["int8"]
+        figures, score = report["int8"], run.task.primary
         parts.append(
             f"Quantised with {figures['calibration']['images']:,} training images; on the {figures['split']} images "
-            f"top-1 goes from {figures['acc1_before']:.2f}% to {figures['acc1_after']:.2f}%."
+            f"{run.task.titles[score]} goes from {figures[f'{score}_before']:.2f}% to {figures[f'{score}_after']:.2f}%."
         )
     if rows:
-        header, *body = cells(rows)
+        header, *body = cells(rows, run.task.titles[run.task.primary])
         table = [header, ("---", *["---:"] * (len(header) - 1)), *body]
         parts.append(
             "Median time of a batch in onnxruntime on one CPU thread of the machine that exported:\n\n"

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from understudy.build import read_data
 from understudy.config import Config, load_config
 from understudy.data import EvalLoader, Splits
 from understudy.data.images import ImageSet
 from understudy.methods.term import build_terms
+from understudy.models import FullSize
 from understudy.predict import Predictor, load_predictor
 from understudy.result import count_parameters
+from understudy.tasks import Task, task_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,20 @@ class FinishedRun:
     def transplanted(self) -> bool:
         """Whether the deployable network is not the config's student: a term put another classifier in."""
         return _transplanted(self.config)
+
+    @property
+    def task(self) -> Task:
+        """What the network is for."""
+        return task_named(self.result.get("task"))
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network as other formats hold it."""
+        return self.full_size(self.predictor.module)
+
+    def full_size(self, module: nn.Module) -> nn.Module:
+        """Returns a network that answers at the size of its images, if pixels are classified."""
+        return FullSize(module).eval() if self.task.name == "segmentation" else module
 
     @property
     def parameters(self) -> int:
@@ -90,6 +108,7 @@ class FinishedRun:
             "std": json.dumps(predictor.std),
             "image_size": json.dumps(predictor.image_size),
             "channels": str(predictor.channels),
+            **({"task": self.task.name} if self.task.name == "segmentation" else {}),
             **({"options": json.dumps(options)} if (options := self.config.student.options) else {}),
         }
 

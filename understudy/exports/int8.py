@@ -11,6 +11,7 @@ from typing import Any
 
 from understudy.data import EvalLoader
 from understudy.data.images import ImageSet
+from understudy.data.splits import kinds
 from understudy.data.subsets import stratified
 from understudy.exports.onnx import set_metadata
 from understudy.models.onnx import onnx_module
@@ -21,7 +22,7 @@ CALIBRATION_IMAGES = 512
 
 def calibration_set(train: ImageSet) -> ImageSet:
     """Returns the images to calibrate on: of *train*, every class in proportion, the same ones always."""
-    return train.subset(stratified(train.targets, min(CALIBRATION_IMAGES, len(train)), seed=0))
+    return train.subset(stratified(kinds(train), min(CALIBRATION_IMAGES, len(train)), seed=0))
 
 
 def to_int8(model: bytes, calibration: EvalLoader, about: Mapping[str, str]) -> bytes:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from understudy.data import EvalLoader
-from understudy.engine.evaluate import Answers, answers
-from understudy.metrics import top1_agreement
+from understudy.engine.measure import Measured, measure
 from understudy.models.onnx import OnnxNetwork, onnx_module
+from understudy.tasks import Task
 
+CPU = torch.device("cpu")
 OPSET = 18
 """What torch's exporter is written for: newer ones are made from it by conversion, and older runtimes read it."""
 TOLERANCE = 1e-3
@@ -66,35 +68,61 @@ def set_metadata(model: Any, about: Mapping[str, str]) -> None:
         model.metadata_props.add(key=key, value=value)
 
 
-def compare(module: nn.Module, network: OnnxNetwork, batches: EvalLoader) -> tuple[dict[str, Any], Answers]:
+def compare(
+    task: Task, module: nn.Module, network: OnnxNetwork, batches: EvalLoader, num_classes: int
+) -> tuple[dict[str, Any], Measured]:
     """Checks an ONNX file against the network it was made of, on real images.
 
     Args:
+        task: of the network.
         module: in PyTorch.
         network: in onnxruntime.
         batches: of the images.
+        num_classes: C.
 
     Returns:
         The figures: ``images`` (how many), ``max_difference`` (the largest of two logits), ``agreement`` (share of
-        images to which both give the same class, in percent). And the answers of the ONNX file.
+        images, or labelled pixels, to which both give the same class, in percent). And what the ONNX file is worth.
 
     Raises:
         ValueError: the logits differ by more than rounding explains.
     """
-    ours, theirs = answers(module, batches), answers(network, batches)
-    difference = float((ours.logits - theirs.logits).abs().max())
-    size = float(ours.logits.abs().max())
-    if not difference <= TOLERANCE * max(size, 1.0):
+    pair = _Pair(module, network)
+    found = measure(task, {"pytorch": pair.ours, "onnx": pair.theirs}, batches, num_classes, CPU)
+    if not pair.difference <= TOLERANCE * max(pair.size, 1.0):
         raise ValueError(
-            f"{network.name} must give the logits of PyTorch, got a difference of {difference:.3g} where the largest "
-            f"logit is {size:.3g}. Export to pt2, and report the network"
+            f"{network.name} must give the logits of PyTorch, got a difference of {pair.difference:.3g} where the "
+            f"largest logit is {pair.size:.3g}. Export to pt2, and report the network"
         )
     figures = {
-        "images": len(ours.target),
-        "max_difference": difference,
-        "agreement": 100 * float(top1_agreement(ours.logits, theirs.logits)),
+        "images": len(batches.image_set),
+        "max_difference": pair.difference,
+        "agreement": found["onnx"].agreement,
     }
-    return figures, theirs
+    return figures, found["onnx"]
+
+
+class _Pair:
+    """Two networks on the same batches, one after the other or in turns, and how far their logits differ."""
+
+    def __init__(self, module: nn.Module, network: nn.Module) -> None:
+        self._module, self._network = module, network
+        self._waiting: deque[Tensor] = deque()
+        self.difference, self.size = 0.0, 0.0
+
+    def ours(self, images: Tensor) -> Tensor:
+        """Returns the first one's logits, and keeps them for the second."""
+        logits = self._module(images)
+        self._waiting.append(logits)
+        self.size = max(self.size, float(logits.abs().max()))
+        return logits
+
+    def theirs(self, images: Tensor) -> Tensor:
+        """Returns the second one's logits of the batch that has waited longest."""
+        logits = self._network(images)
+        difference = float((self._waiting.popleft() - logits).abs().max())
+        self.difference = max(self.difference, difference) if difference == difference else difference
+        return logits
 
 
 def _unsupported(error: Exception) -> str:

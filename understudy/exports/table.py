@@ -27,7 +27,7 @@ class Entry:
     model: bytes
     parameters: int
     accuracy: float | None
-    """Test top-1 in percent, if there are test images."""
+    """First score on the test images (top-1, mIoU) in percent, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class Row:
     parameters: int
     bytes: int
     """Of the ONNX file."""
-    test_acc1: float | None
-    """In percent."""
+    score: float | None
+    """On the test images, in percent."""
     ms: dict[str, float]
     """Batch size -> median milliseconds for the whole batch."""
 
@@ -84,23 +84,24 @@ def _take_turns(networks: Mapping[str, OnnxNetwork], images: torch.Tensor) -> di
     return times
 
 
-def as_json(rows: list[Row]) -> dict[str, Any]:
-    """Returns the table for ``export.json``."""
-    return {"runtime": "onnxruntime, CPU", "threads": THREADS, "rows": [asdict(row) for row in rows]}
+def as_json(rows: list[Row], score: str) -> dict[str, Any]:
+    """Returns the table for ``export.json``; ``score`` is the name under which it has the scores (``acc1``)."""
+    body = [{f"test_{score}" if k == "score" else k: v for k, v in asdict(row).items()} for row in rows]
+    return {"runtime": "onnxruntime, CPU", "threads": THREADS, "rows": body}
 
 
-def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
-    """Yields the table as text, the header first."""
-    yield ("", "parameters", "ONNX file", "test top-1", *(f"batch {batch}" for batch in BATCHES))
+def cells(rows: list[Row], title: str) -> Iterator[tuple[str, ...]]:
+    """Yields the table as text, the header first; ``title`` says what the scores are."""
+    yield ("", "parameters", "ONNX file", f"test {title}", *(f"batch {batch}" for batch in BATCHES))
     for row in rows:
-        accuracy = "" if row.test_acc1 is None else f"{row.test_acc1:.2f}%"
+        accuracy = "" if row.score is None else f"{row.score:.2f}%"
         times = (f"{row.ms[str(batch)]:.2f} ms" for batch in BATCHES)
         yield (row.name, f"{row.parameters:,}", f"{row.bytes / 1e6:.2f} MB", accuracy, *times)
 
 
-def lines(rows: list[Row]) -> list[str]:
+def lines(rows: list[Row], title: str) -> list[str]:
     """Returns the table for a terminal."""
-    table = list(cells(rows))
+    table = list(cells(rows, title))
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     return [
         "  ".join(

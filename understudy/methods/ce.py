@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.interface import Batch, NonNegative, Outputs, Setup, Share
-from understudy.methods.method import Method
+from understudy.methods.logits import LogitMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CrossEntropy(Method):
+class CrossEntropy(LogitMethod):
     """Untempered mean cross-entropy of the student's logits against the labels."""
 
     paper: ClassVar[str] = "labels only"
@@ -25,7 +25,7 @@ class CrossEntropy(Method):
 
     label_smoothing: Share = 0.0
     class_weights: Literal["auto"] | tuple[NonNegative, ...] | None = None
-    """One a class; ``auto``: inverse to the number of its training images, 1 in the mean over all of them."""
+    """One a class; ``auto``: inverse to its number of training images (or pixels), 1 in the mean over all of them."""
 
     def resolved(self, setup: Setup) -> CrossEntropy:
         """Returns the same with the weights of the classes worked out.
@@ -44,18 +44,28 @@ class CrossEntropy(Method):
         return replace(self, class_weights=weights)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
-        """Returns CE(z_s, y)."""
-        logits = student["logits"]
-        logits = logits.float() if logits.element_size() < 4 else logits
-        return batch.over_labels(lambda target: self._one(logits, target))
+        """Returns the mean of CE(z_s, y)."""
+        if self.class_weights is not None:
+            # a mean of weighted losses, not PyTorch's weighted mean: parts of a batch then add up to the whole
+            return batch.over_labels(lambda target: self.values(student, teacher, target).mean())
+        logits = widened(student["logits"])  # one kernel where a mean of values would be two
+        return batch.over_labels(
+            lambda target: F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
+        )
 
-    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
-        if self.class_weights is None:
-            return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
-        # a mean of weighted losses, not PyTorch's weighted mean: parts of a batch then add up to the whole
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        """Returns w_y CE(z_s, y)."""
+        logits = widened(student["logits"])
         losses = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
+        if self.class_weights is None:
+            return losses
         weights = torch.tensor(self.class_weights, dtype=losses.dtype, device=losses.device)
-        return (weights[target] * losses).mean()
+        return weights[target] * losses
+
+
+def widened(logits: Tensor) -> Tensor:
+    """Returns half-precision logits in float32, others as they are."""
+    return logits.float() if logits.element_size() < 4 else logits
 
 
 def balanced_weights(setup: Setup) -> tuple[float, ...]:
@@ -68,7 +78,8 @@ def balanced_weights(setup: Setup) -> tuple[float, ...]:
         raise ValueError(
             "ce.class_weights: auto must know the training labels, got none. Give train_targets, or a list of weights"
         )
-    trained = setup.train_targets[setup.train_targets >= 0]
+    targets = setup.train_targets
+    trained = targets[(targets >= 0) & (targets < setup.num_classes)]  # masks mark what is ignored by more
     counts = trained.bincount(minlength=setup.num_classes).tolist()
     present = sum(count > 0 for count in counts)
     return tuple(len(trained) / (present * count) if count else 0.0 for count in counts)

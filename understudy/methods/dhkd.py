@@ -8,10 +8,10 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from understudy.heads.auxiliary import auxiliary_head
-from understudy.interface import Batch, Outputs, Setup, Temperature
+from understudy.interface import Outputs, Setup, Temperature
 from understudy.losses.binary_kl import binary_kl_loss, binary_kl_norm_loss
 from understudy.losses.kd import kd_loss
-from understudy.methods.method import Method
+from understudy.methods.logits import LogitMethod
 
 Head = Literal["auto", "linear", "mlp"]
 
@@ -19,7 +19,7 @@ _LOSSES = {"binary_kl_norm": binary_kl_norm_loss, "binary_kl": binary_kl_loss, "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DHKD(Method):
+class DHKD(LogitMethod):
     """Labels teach the student's own head, the teacher's logits an auxiliary head; both teach the backbone.
 
     ``head: auto`` is a linear head where student and teacher are of one family, else an MLP (the paper's rule).
@@ -40,13 +40,17 @@ class DHKD(Method):
         """Returns the auxiliary head on the student's feature."""
         return _second_head(_head_kind(self.head, setup), setup)
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def answered(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:
+        """Returns the auxiliary head's logits."""
+        return heads["aux"](student["feature"])
+
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns the logit loss of the auxiliary head."""
-        return _LOSSES[self.head_loss](heads["aux"](student["feature"]), teacher["logits"], self.temperature)
+        return _LOSSES[self.head_loss](student["logits"], teacher["logits"], self.temperature, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DualHeadKD(Method):
+class DualHeadKD(LogitMethod):
     """Plain KD on the second head: what the second head alone brings."""
 
     paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation, Table 6"
@@ -63,9 +67,13 @@ class DualHeadKD(Method):
         """Returns the auxiliary head on the student's feature."""
         return _second_head(_head_kind(self.head, setup), setup)
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def answered(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:
+        """Returns the auxiliary head's logits."""
+        return heads["aux"](student["feature"])
+
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns KD of the auxiliary head."""
-        return kd_loss(heads["aux"](student["feature"]), teacher["logits"], self.temperature)
+        return kd_loss(student["logits"], teacher["logits"], self.temperature, "none")
 
 
 def _head_kind(head: Head, setup: Setup) -> Literal["linear", "mlp"]:
@@ -75,5 +83,8 @@ def _head_kind(head: Head, setup: Setup) -> Literal["linear", "mlp"]:
 
 
 def _second_head(kind: Literal["linear", "mlp"], setup: Setup) -> nn.ModuleDict:
-    width = setup.student.classifier.in_features
-    return nn.ModuleDict({"aux": auxiliary_head(kind, width, setup.guide.num_classes)})
+    student = setup.student
+    width = student.shapes["feature"][0]
+    return nn.ModuleDict(
+        {"aux": auxiliary_head(kind, width, setup.guide.num_classes, per_pixel=student.dense)}
+    )

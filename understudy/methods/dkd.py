@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.interface import Batch, NonNegative, Outputs, Search, Temperature
+from understudy.interface import NonNegative, Outputs, Search, Temperature
 from understudy.losses.dkd import dkd, nckd, tckd
-from understudy.methods.logits import logit_pair
-from understudy.methods.method import Method
+from understudy.methods.logits import LogitMethod, logit_pair
 
 _PAPER = "Zhao et al., Decoupled Knowledge Distillation, CVPR 2022"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DKD(Method):
+class DKD(LogitMethod):
     """alpha·TCKD + beta·NCKD; beta follows the teacher's confidence (`suggest_dkd_beta`)."""
 
     paper: ClassVar[str] = _PAPER
@@ -28,14 +27,14 @@ class DKD(Method):
     temperature: Temperature = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns alpha·TCKD + beta·NCKD."""
         logits = logit_pair(student, teacher, self.standardise)
-        return batch.over_labels(lambda target: dkd(*logits, target, self.alpha, self.beta, self.temperature))
+        return dkd(*logits, target, self.alpha, self.beta, self.temperature, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TCKD(Method):
+class TCKD(LogitMethod):
     """The binary part of DKD alone: how sure the teacher is of the target class."""
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
@@ -45,14 +44,13 @@ class TCKD(Method):
     temperature: Temperature = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns TCKD."""
-        logits = logit_pair(student, teacher, self.standardise)
-        return batch.over_labels(lambda target: tckd(*logits, target, self.temperature))
+        return tckd(*logit_pair(student, teacher, self.standardise), target, self.temperature, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NCKD(Method):
+class NCKD(LogitMethod):
     """The part of DKD among the non-target classes alone: the dark knowledge."""
 
     paper: ClassVar[str] = f"{_PAPER}, section 3.2"
@@ -62,7 +60,6 @@ class NCKD(Method):
     temperature: Temperature = 4.0
     standardise: bool = False
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns NCKD."""
-        logits = logit_pair(student, teacher, self.standardise)
-        return batch.over_labels(lambda target: nckd(*logits, target, self.temperature))
+        return nckd(*logit_pair(student, teacher, self.standardise), target, self.temperature, "none")

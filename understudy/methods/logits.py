@@ -1,11 +1,44 @@
-"""Both networks' logits, as a logit method compares them: as they are, or standardised."""
+"""Methods on logits alone, one value a sample; and both networks' logits, as they are or standardised."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from abc import abstractmethod
+from dataclasses import dataclass
 
-from understudy.interface import Outputs
+from torch import Tensor, nn
+
+from understudy.interface import Batch, Outputs
+from understudy.losses.contract import reduce
 from understudy.losses.standardise import standardise_logits
+from understudy.methods.method import Method
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogitMethod(Method):
+    """A method whose loss is the mean of one value a sample, which that sample's logits and label alone decide.
+
+    So anything that has logits may be a sample: an image, or a pixel of a segmentation map.
+    """
+
+    def answered(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:
+        """Returns the student's logits as the loss reads them, ``(B, C)`` or a map ``(B, C, H, W)``."""
+        del heads
+        return student["logits"]
+
+    @abstractmethod
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        """Returns the unweighted loss of every sample, ``(N,)``.
+
+        Args:
+            student: ``logits`` ``(N, C)``, as :meth:`answered` gives them.
+            teacher: ``logits`` ``(N, C)``, where the method reads them.
+            target: ``(N,)`` int64 class numbers.
+        """
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns the mean of :meth:`values`; of mixed images that of both labels, each with its share."""
+        ours = {"logits": self.answered(student, heads)}
+        return batch.over_labels(lambda target: reduce(self.values(ours, teacher, target), "mean"))
 
 
 def logit_pair(student: Outputs, teacher: Outputs, standardise: bool) -> tuple[Tensor, Tensor]:

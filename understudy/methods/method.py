@@ -47,6 +47,11 @@ class Method(ABC):
         return self.student_taps
 
     @property
+    def teacher_roles(self) -> tuple[str, ...]:
+        """Likewise for the teacher in a step, of ``teacher_taps``."""
+        return self.teacher_taps
+
+    @property
     def relates_samples(self) -> bool:
         """Whether the loss is more than a mean over samples: it relates them, or keeps a memory of them.
 
@@ -55,6 +60,13 @@ class Method(ABC):
         must be means (in whatever weights a sample alone decides), so that parts of a batch add up.
         """
         return False
+
+    @property
+    def takes_maps(self) -> bool:
+        """Whether everything it reads may be of a network that classifies pixels: stages alone, and no label."""
+        roles = (*self.student_roles, *self.teacher_roles, *self.prepare_taps)
+        stages = all(role.startswith(("stage_", "preact_")) for role in roles)
+        return stages and not (self.uses_labels or self.replaces_classifier)
 
     def resolved(self, setup: Setup) -> Method:
         """Returns the same method with every automatic choice made; the choice is written into the run's config."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.interface import Batch, Outputs, Temperature
+from understudy.interface import Outputs, Temperature
 from understudy.losses.wsld import wsld
-from understudy.methods.method import Method
+from understudy.methods.logits import LogitMethod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WSLD(Method):
+class WSLD(LogitMethod):
     """Tempered soft cross-entropy, each sample weighted by the ratio of both networks' own cross-entropies.
 
     The published temperature is 2 on ImageNet and 4 on CIFAR-100. Logits cannot be standardised here: the weights
@@ -29,7 +29,6 @@ class WSLD(Method):
 
     temperature: Temperature = 4.0
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
-        """Returns T² times the mean of w_i·CE(p_t(T), p_s(T))."""
-        logits = student["logits"], teacher["logits"]
-        return batch.over_labels(lambda target: wsld(*logits, target, self.temperature))
+    def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        """Returns T² w_i·CE(p_t(T), p_s(T))."""
+        return wsld(student["logits"], teacher["logits"], target, self.temperature, "none")

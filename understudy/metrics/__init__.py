@@ -19,3 +19,7 @@ from understudy.metrics.confusion import confusion_matrix as confusion_matrix
 from understudy.metrics.overview import likeness as likeness
 from understudy.metrics.overview import quality as quality
 from understudy.metrics.per_class import per_class_accuracy as per_class_accuracy
+from understudy.metrics.segmentation import class_iou as class_iou
+from understudy.metrics.segmentation import mean_iou as mean_iou
+from understudy.metrics.segmentation import pixel_accuracy as pixel_accuracy
+from understudy.metrics.segmentation import pixel_confusion as pixel_confusion

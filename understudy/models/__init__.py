@@ -1,7 +1,8 @@
-"""Models: the CIFAR zoo, MobileNet-V1, two small networks, and how any model's name becomes a module."""
+"""Models: the CIFAR zoo, MobileNet-V1, small and segmentation networks, and how any name becomes a module."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,15 @@ from understudy.models.onnx import load_onnx as load_onnx
 from understudy.models.program import load_program as load_program
 from understudy.models.resnet import ResNet
 from understudy.models.resnet18 import BasicBlock, Bottleneck, ResNetFourStage
+from understudy.models.segmentation import (
+    SEGMENTERS,
+    SMALL_ROLES,
+    TORCHVISION,
+    Segmenter,
+    SmallFCN,
+    torchvision_segmenter,
+)
+from understudy.models.segmentation import FullSize as FullSize
 from understudy.models.shufflenet_v1 import ShuffleNetV1
 from understudy.models.shufflenet_v2 import ShuffleNetV2
 from understudy.models.small import CNN
@@ -94,6 +104,7 @@ ROLES: dict[type[nn.Module], dict[str, str]] = {
     ResNet: {"stage_0": "relu", **_LAYERS_OF_THREE},
     ResNetFourStage: {"stage_0": "relu", **_LAYERS_OF_THREE, "stage_4": "layer4"},
     ShuffleNetV1: {"stage_0": "relu", **_LAYERS_OF_THREE},
+    SmallFCN: SMALL_ROLES,
     ShuffleNetV2: {"stage_0": "relu1", **_LAYERS_OF_THREE, "stage_last": "relu2"},
     VGG: {
         "stage_0": "block0",
@@ -126,9 +137,9 @@ def create_model(
     """Returns a network by name, in training mode; nothing is downloaded unless ``pretrained``.
 
     Args:
-        name: one of :func:`model_names`, ``torchvision/NAME``, ``timm/NAME``, ``hf/FOLDER`` or ``hf/NAME``
-            (transformers), ``package.module:factory``, or a file: a ``torch.export`` program (``.pt2``) or an
-            ONNX file, as a teacher that shows its logits only.
+        name: one of :func:`model_names` or :func:`segmenter_names`, ``torchvision/NAME``, ``timm/NAME``,
+            ``hf/FOLDER`` or ``hf/NAME`` (transformers), ``package.module:factory``, or a file: a ``torch.export``
+            program (``.pt2``) or an ONNX file, as a teacher that shows its logits only.
         num_classes: length of the logits.
         weights: a file to load (:func:`load_weights`).
         pretrained: downloads torchvision's or timm's weights, or the hub's; reads those of a local ``hf/FOLDER``. A
@@ -152,7 +163,16 @@ def create_model(
             f"weights and pretrained must not both be given, got {weights} and true. Leave one out"
         )
     source, _, rest = name.partition("/")
-    if source == "torchvision" and rest:
+    if source == "torchvision" and rest in TORCHVISION:
+        net = build(
+            name,
+            partial(torchvision_segmenter, rest),
+            num_classes=num_classes,
+            in_channels=in_channels,
+            pretrained=pretrained,
+            **kwargs,
+        )
+    elif source == "torchvision" and rest:
         net = torchvision_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
     elif source == "timm" and rest:
         net = timm_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
@@ -183,6 +203,11 @@ def model_names() -> list[str]:
     return sorted(MODELS)
 
 
+def segmenter_names() -> list[str]:
+    """Returns the names of the segmentation networks that are not torchvision's, sorted."""
+    return sorted(SEGMENTERS)
+
+
 def family(model: str | nn.Module) -> str:
     """Returns the family of a network, by which DHKD chooses its head: one of the values of ``FAMILIES``.
 
@@ -197,6 +222,8 @@ def family(model: str | nn.Module) -> str:
         >>> family("resnet8x4"), family("torchvision/resnet18"), family("wrn_40_2")
         ('resnet', 'resnet', 'wrn')
     """
+    if isinstance(model, nn.Module) and isinstance(inner := untranslated(model), Segmenter):
+        return inner.family
     full = type(untranslated(model)).__name__ if isinstance(model, nn.Module) else model
     name = full.rpartition("/")[2].rpartition(":")[
         2
@@ -209,20 +236,24 @@ def family(model: str | nn.Module) -> str:
 
 def known_roles(module: nn.Module) -> dict[str, str] | None:
     """Returns where the stages of one of our networks end (role -> module path), ``None`` for any other."""
-    roles = ROLES.get(type(untranslated(module)))
+    inner = untranslated(module)
+    roles = inner.roles if isinstance(inner, Segmenter) else ROLES.get(type(inner))
     return None if roles is None else dict(roles)
 
 
 def _zoo_model(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    if name not in MODELS:
+    builder = MODELS.get(name) or SEGMENTERS.get(name)
+    if builder is None:
         elsewhere = f"Did you mean 'torchvision/{name}'? " if name in torchvision.models.list_models() else ""
         raise ValueError(
             "model must be in the zoo, or be torchvision/NAME, timm/NAME, hf/NAME or package.module:factory, "
-            f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), MODELS)}"
+            f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), [*MODELS, *SEGMENTERS])}"
         )
+    if pretrained and "pretrained" in inspect.signature(builder).parameters:  # of a backbone
+        return build(name, builder, pretrained=True, **kwargs)
     if pretrained:
         raise ValueError(
             f"pretrained must be false for {name}, got true: the zoo has no weights to download. "
             "Give weights: FILE"
         )
-    return build(name, MODELS[name], **kwargs)
+    return build(name, builder, **kwargs)

@@ -53,16 +53,16 @@ class OnnxNetwork(nn.Module):
                 f"{name} must take any number of images, got exactly {inputs[0].shape[0]}. "
                 "Export it with a dynamic batch"
             )
-        if len(outputs) != 1 or len(outputs[0].shape) != 2:
+        if len(outputs) != 1 or len(outputs[0].shape) not in (2, 4):
             got = ", ".join(f"{o.name}: {o.shape}" for o in outputs)
             raise ValueError(
-                f"{name} must give one tensor of logits (N, classes), got {got}. Export logits only"
+                f"{name} must give one tensor of logits (N, classes[, H, W]), got {got}. Export logits only"
             )
         self.input: str = inputs[0].name
         self.output: str = outputs[0].name
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the logits ``(B, num_classes)`` of ``images`` ``(B, C, H, W)``, on the images' device.
+        """Returns the logits ``(B, num_classes)``, or their map, of ``images`` ``(B, C, H, W)``, on the images' device.
 
         Raises:
             ValueError: the images are not of the size that the file was made for.

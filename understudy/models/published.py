@@ -65,9 +65,10 @@ def _of_run(path: Path) -> Published:
 def _of_torchvision(name: str) -> Published:
     weights: Any = torchvision.models.get_model_weights(name)["DEFAULT"]
     transforms = weights.transforms()
-    side = transforms.crop_size[0]
+    crop = getattr(transforms, "crop_size", None)  # segmentation networks take images of any size
+    size = None if crop is None else (crop[0], crop[0])
     classes = tuple(weights.meta["categories"])
-    return Published(tuple(transforms.mean), tuple(transforms.std), (side, side), classes, len(classes))
+    return Published(tuple(transforms.mean), tuple(transforms.std), size, classes, len(classes))
 
 
 def _of_timm(name: str) -> Published:

@@ -136,10 +136,11 @@ def merge_classes(logits: Tensor, members: Tensor, absent: Tensor) -> Tensor:
         absent: true where ``members`` is only filled up.
 
     Shape:
-        logits: ``(B, C)``; members, absent: ``(K, M)`` int64 and bool; output: ``(B, K)``.
+        logits: ``(B, C, ...)``; members, absent: ``(K, M)`` int64 and bool; output: ``(B, K, ...)``.
     """
     if members.shape[1] == 1:
         return logits.index_select(1, members[:, 0])
+    absent = absent.view(*absent.shape, *[1] * (logits.dim() - 2))
     parts = logits[:, members].masked_fill(absent, float("-inf"))  # (B, K, M)
     return parts.logsumexp(dim=2)
 

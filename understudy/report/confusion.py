@@ -38,6 +38,8 @@ class Confusion:
 
     names: tuple[str, ...]
     squares: tuple[tuple[Square, ...], ...]
+    pixels: bool
+    """Whether pixels were counted, not images; squares then say percent of the true class."""
     picture: str
     """A ``data:`` address of a PNG, or empty."""
     classes_a_pixel: int
@@ -62,24 +64,37 @@ def read_confusion(result: Mapping[str, Any], alone: Mapping[str, Any] | None = 
     known = class_names(result)
     names = tuple(known[c] if c < len(known) else f"class {c}" for c in range(len(matrix)))
     strength = _strength(matrix)
-    large = len(names) > MOST_NAMED
+    large, pixels = len(names) > MOST_NAMED, _of_pixels(result)
     return Confusion(
         names=names,
-        squares=() if large else _squares(matrix, strength),
+        squares=() if large else _squares(matrix, strength, pixels),
+        pixels=pixels,
         picture=_picture(strength) if large else "",
         classes_a_pixel=-(-len(names) // MOST_PIXELS),
-        pairs=_most_confused(matrix, names),
-        per_class=_per_class(matrix, names, _others(result, alone, len(matrix))),
+        pairs=_most_confused(matrix, names, "Pixels" if pixels else "Images"),
+        per_class=_per_class(matrix, names, _others(result, alone, len(matrix)), pixels),
     )
 
 
 def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
-    """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix."""
+    """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix.
+
+    Of a segmentation it is the intersection over union.
+    """
     if not result.get("confusion"):
         return []
-    matrix = _as_matrix(result["confusion"])
-    images = matrix.sum(axis=1)
-    return [float(100 * matrix[c, c] / images[c]) if images[c] else None for c in range(len(matrix))]
+    return _scores(_as_matrix(result["confusion"]), _of_pixels(result))
+
+
+def _of_pixels(result: Mapping[str, Any]) -> bool:
+    return result.get("task") == "segmentation"
+
+
+def _scores(matrix: NDArray[np.float64], pixels: bool) -> list[float | None]:
+    """Returns accuracy or, of pixels, intersection over union of every class in percent."""
+    right, every = matrix.diagonal(), matrix.sum(axis=1)
+    every = every + matrix.sum(axis=0) - right if pixels else every
+    return [float(100 * right[c] / every[c]) if every[c] else None for c in range(len(matrix))]
 
 
 def _others(
@@ -87,7 +102,8 @@ def _others(
 ) -> list[tuple[str, list[float | None]]]:
     """Returns who else was measured on these classes, and how each did."""
     teacher = result.get("teacher")
-    theirs = teacher.get("class_acc1") if isinstance(teacher, Mapping) else None
+    key = "class_iou" if _of_pixels(result) else "class_acc1"
+    theirs = teacher.get(key) if isinstance(teacher, Mapping) else None
     found = [
         (
             "Teacher",
@@ -128,11 +144,13 @@ def _strength(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     return strength
 
 
-def _squares(matrix: NDArray[np.float64], strength: NDArray[np.float64]) -> tuple[tuple[Square, ...], ...]:
+def _squares(
+    matrix: NDArray[np.float64], strength: NDArray[np.float64], pixels: bool
+) -> tuple[tuple[Square, ...], ...]:
+    shown = 100 * _shares(matrix) if pixels else matrix
     return tuple(
         tuple(
-            Square(f"{matrix[t, p]:,.0f}", round(float(strength[t, p]), 3), t == p)
-            for p in range(len(matrix))
+            Square(f"{shown[t, p]:,.0f}", round(float(strength[t, p]), 3), t == p) for p in range(len(matrix))
         )
         for t in range(len(matrix))
     )
@@ -155,7 +173,7 @@ def _picture(strength: NDArray[np.float64]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _most_confused(matrix: NDArray[np.float64], names: Sequence[str]) -> Table | None:
+def _most_confused(matrix: NDArray[np.float64], names: Sequence[str], samples: str) -> Table | None:
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0.0)
     shares = _shares(matrix)
@@ -174,27 +192,30 @@ def _most_confused(matrix: NDArray[np.float64], names: Sequence[str]) -> Table |
     columns = (
         Column("True class", numeric=False),
         Column("Predicted as", numeric=False),
-        Column("Images"),
+        Column(samples),
         Column("Share, %"),
     )
     return Table("Most confused pairs, with their share of the true class", columns, rows) if rows else None
 
 
 def _per_class(
-    matrix: NDArray[np.float64], names: Sequence[str], others: Sequence[tuple[str, Sequence[float | None]]]
+    matrix: NDArray[np.float64],
+    names: Sequence[str],
+    others: Sequence[tuple[str, Sequence[float | None]]],
+    pixels: bool,
 ) -> Table:
-    images = matrix.sum(axis=1)
+    samples, scores = matrix.sum(axis=1), _scores(matrix, pixels)
     rows = []
-    for c in range(len(names)):
-        mine = float(100 * matrix[c, c] / images[c]) if images[c] else None
-        cells = [Cell(names[c]), number_cell(mine, digits=1), number_cell(float(images[c]), digits=0)]
+    for c, mine in enumerate(scores):
+        cells = [Cell(names[c]), number_cell(mine, digits=1), number_cell(float(samples[c]), digits=0)]
         for _, values in others:
             cells += [number_cell(values[c], digits=1), _gain(mine, values[c])]
         rows.append(tuple(cells))
-    columns = [Column("Class", numeric=False), Column("Accuracy, %"), Column("Test images")]
+    measure, counted = ("IoU", "Labelled pixels") if pixels else ("Accuracy", "Test images")
+    columns = [Column("Class", numeric=False), Column(f"{measure}, %"), Column(counted)]
     for name, _ in others:
         columns += [Column(f"{name}, %"), Column(f"Minus {name.lower()}")]
-    return Table("Accuracy by class", tuple(columns), tuple(rows))
+    return Table(f"{measure} by class", tuple(columns), tuple(rows))
 
 
 def _gain(mine: float | None, other: float | None) -> Cell:

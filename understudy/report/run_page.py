@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.report.confusion import read_confusion
+from understudy.report.examples import legend, read_examples
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
 from understudy.report.folder import RunFolder, class_names, number, part, string
 from understudy.report.mistakes import read_mistakes
@@ -21,8 +22,11 @@ from understudy.report.tables import (
     mapping_table,
     number_cell,
 )
+from understudy.tasks import Task, task_named
 
-_NO_TERMS = {f"train/{name}" for name in ("loss", "acc1", "acc5", "lambda", "conflict", "skipped")}
+_NO_TERMS = {
+    f"train/{name}" for name in ("loss", "acc1", "acc5", "miou", "pixel_acc", "lambda", "conflict", "skipped")
+}
 MOST_EPOCHS = 300
 """Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
 
@@ -40,8 +44,9 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
     if alone is not None and not alone.result:
         raise ValueError(f"alone must be a run with a result.json, got {alone.path}. Finish that run first")
     last = part(run.result, "last")
-    wrong, mistakes = read_mistakes(run.path, class_names(run.result))
-    measured = next((name for name in ("test", "val") if number(last, f"{name}/acc1") is not None), "")
+    classes, score = class_names(run.result), task_of_run(run).primary
+    wrong, mistakes = read_mistakes(run.path, classes)
+    measured = next((name for name in ("test", "val") if number(last, f"{name}/{score}") is not None), "")
     return {
         "title": _title(run),
         "model": string(run.result, "model"),
@@ -49,7 +54,8 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "message": string(run.result, "message"),
         "verb": _verb(run),
         "measured": measured,
-        "headline": decimal(number(last, f"{measured}/acc1")),
+        "headline": decimal(number(last, f"{measured}/{score}")),
+        "score": _SCORES[task_of_run(run).name],
         "epochs": string(last, "epoch") or string(run.result, "epochs") or str(len(run.metrics)),
         "comparisons": _comparisons(run, alone),
         "results": _results(run, alone) if run.result else None,
@@ -61,9 +67,20 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "confusion": read_confusion(run.result, None if alone is None else alone.result),
         "wrong": wrong,
         "mistakes": mistakes,
+        "examples": read_examples(run.path, len(classes), None if alone is None else alone.path),
+        "legend": legend(classes),
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
+
+
+def task_of_run(run: RunFolder) -> Task:
+    """Returns the task of a run: as its result says, or, before there is one, as its epochs were scored."""
+    seen = any("train/miou" in row for row in run.metrics)
+    return task_named(run.result.get("task", "segmentation" if seen else None))
+
+
+_SCORES = {"classification": "top-1 accuracy", "segmentation": "mIoU"}
 
 
 def _title(run: RunFolder) -> str:
@@ -78,11 +95,12 @@ def _verb(run: RunFolder) -> str:
 
 
 def _comparisons(run: RunFolder, alone: RunFolder | None) -> list[str]:
-    """Returns the result against the student alone and the teacher, in points of test accuracy."""
-    mine = number(part(run.result, "last"), "test/acc1")
+    """Returns the result against the student alone and the teacher, in points of the first test score."""
+    metric = f"test/{task_of_run(run).primary}"
+    mine = number(part(run.result, "last"), metric)
     others = (
-        ("the student alone", number(part(alone.result, "last"), "test/acc1") if alone else None),
-        ("the teacher", number(part(run.result, "teacher"), "test/acc1")),
+        ("the student alone", number(part(alone.result, "last"), metric) if alone else None),
+        ("the teacher", number(part(run.result, "teacher"), metric)),
     )
     sentences = []
     for name, other in others:
@@ -95,43 +113,51 @@ def _comparisons(run: RunFolder, alone: RunFolder | None) -> list[str]:
 
 
 def _results(run: RunFolder, alone: RunFolder | None) -> Table:
-    teacher = part(run.result, "teacher")
+    teacher, task = part(run.result, "teacher"), task_of_run(run)
+    scores = [f"test/{name}" for name in task.titles]
     rows = []
     if teacher:
-        rows.append(_result_row("Teacher", teacher, teacher, {}))
+        rows.append(_result_row("Teacher", teacher, teacher, {}, scores))
     for name, folder in (
         ("Student alone", alone),
         ("Distilled" if _verb(run) == "distill" else "Trained", run),
     ):
         if folder is not None:
             result = folder.result
-            rows.append(_result_row(name, result, part(result, "last"), part(result, "best")))
+            rows.append(_result_row(name, result, part(result, "last"), part(result, "best"), scores))
+    first, second = (title.replace("-", "‑") for title in task.titles.values())
     columns = (
         Column("Network", numeric=False),
-        Column("Last: top‑1"),
-        Column("Last: top‑5"),
-        Column("Best: top‑1"),
+        Column(f"Last: {first}"),
+        Column(f"Last: {second}"),
+        Column(f"Best: {first}"),
         Column("Best: epoch"),
         Column("Parameters"),
         Column("Model", numeric=False),
     )
     shown = [i for i in range(len(columns)) if i == 0 or any(row[i].text != MISSING for row in rows)]
     return Table(
-        "Accuracy on the test set, in percent",
+        "Accuracy on the test set, in percent"
+        if task.name == "classification"
+        else "Scores on the test set, in percent",
         tuple(columns[i] for i in shown),
         tuple(tuple(row[i] for i in shown) for row in rows),
     )
 
 
 def _result_row(
-    name: str, about: Mapping[str, Any], last: Mapping[str, Any], best: Mapping[str, Any]
+    name: str,
+    about: Mapping[str, Any],
+    last: Mapping[str, Any],
+    best: Mapping[str, Any],
+    scores: Sequence[str],
 ) -> tuple[Cell, ...]:
     note = "chosen on test" if best.get("chosen_on") == "test" else ""
     return (
         Cell(name),
-        number_cell(number(last, "test/acc1")),
-        number_cell(number(last, "test/acc5")),
-        number_cell(number(best, "test/acc1"), note=note),
+        number_cell(number(last, scores[0])),
+        number_cell(number(last, scores[1])),
+        number_cell(number(best, scores[0]), note=note),
         number_cell(number(best, "epoch"), digits=0),
         number_cell(number(about, "parameters"), digits=0),
         Cell(string(about, "model") or MISSING),
@@ -143,12 +169,13 @@ def _best_in_words(best: Mapping[str, Any]) -> str:
     if not best:
         return ""
     epoch = decimal(number(best, "epoch"), digits=0)
-    value = number(best, "val/acc1")
+    value, pixels = number(best, "val/acc1"), number(best, "val/miou")
+    name, value = ("mIoU", pixels) if pixels is not None else ("accuracy", value)
     if best.get("chosen_on") == "test":
         return f"epoch {epoch} was chosen on the test set itself, so its accuracy there is optimistic"
     reached = "" if value is None else f" ({decimal(value)} %)"
     return (
-        f"epoch {epoch} had the highest accuracy{reached} on the part of the training set that was held out; "
+        f"epoch {epoch} had the highest {name}{reached} on the part of the training set that was held out; "
         "the test set had no say"
     )
 
@@ -193,7 +220,8 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         facts.append(("Size of the teacher", f"{guide / parameters:.1f} × the student"))
     agreement = number(teacher, "agreement")
     if agreement is not None:
-        facts.append(("Same prediction as the teacher", f"{decimal(agreement)} % of test images"))
+        samples = "labelled test pixels" if task_of_run(run).name == "segmentation" else "test images"
+        facts.append(("Same prediction as the teacher", f"{decimal(agreement)} % of {samples}"))
     return [(name, value) for name, value in facts if value]
 
 
@@ -203,11 +231,14 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
         return []
     pictures = (
         line_figure("loss", "Training loss", _loss_lines(rows), logarithmic=True),
-        line_figure("accuracy", "Accuracy, %", _accuracy_lines(run, alone)),
+        line_figure("accuracy", _CURVES[task_of_run(run).name], _accuracy_lines(run, alone)),
         line_figure("rate", "Learning rate", [_line("learning rate", rows, "lr", 0)], logarithmic=True),
         *_diagnostics(rows),
     )
     return [picture for picture in pictures if picture is not None]
+
+
+_CURVES = {"classification": "Accuracy, %", "segmentation": "mIoU, % (of augmented images in training)"}
 
 
 def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> list[Picture | None]:
@@ -258,17 +289,17 @@ def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def _accuracy_lines(run: RunFolder, alone: RunFolder | None) -> list[Line]:
-    rows = run.metrics
+    rows, score = run.metrics, task_of_run(run).primary
     span = [number(rows[0], "epoch") or 0.0, number(rows[-1], "epoch") or 0.0]
     lines = [
-        _line("training", rows, "train/acc1", 0),
-        _line("held out", rows, "val/acc1", 1),
-        _line("test, once", rows, "test/acc1", 2),
+        _line("training", rows, f"train/{score}", 0),
+        _line("held out", rows, f"val/{score}", 1),
+        _line("test, once", rows, f"test/{score}", 2),
     ]
     if alone is not None:
-        value = number(part(alone.result, "last"), "test/acc1")
+        value = number(part(alone.result, "last"), f"test/{score}")
         lines.append(Line("student alone on test", span, [value, value], REFERENCE))
-    teacher = number(part(run.result, "teacher"), "test/acc1")
+    teacher = number(part(run.result, "teacher"), f"test/{score}")
     return [*lines, Line("teacher on test", span, [teacher, teacher], REFERENCE - 1)]
 
 

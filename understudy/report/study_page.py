@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from understudy.metrics import Difference
 from understudy.report.confusion import class_accuracy
+from understudy.report.examples import Example, legend, read_examples
 from understudy.report.figures import (
     Interval,
     Line,
@@ -56,7 +57,7 @@ def study_context(folder: StudyFolder) -> dict[str, Any]:
         "results": _results(lines, metric),
         "sources": _sources(lines),
         "gaps": interval_figure("gaps", f"Points above {ALONE}, with the 95 % interval", _gap_rows(lines)),
-        "per_class": _per_class(arms, folder),
+        "per_class": _per_class(study, arms, folder),
         "still": _still_wrong(_best_method(lines), arms, folder),
         "missing": sum(1 for score in scores if not finite(score)),
         "facts": _facts(study, arms),
@@ -82,6 +83,7 @@ def metric_title(metric: str) -> str:
         "test/acc1": "Test top-1 accuracy, %",
         "test/acc5": "Test top-5 accuracy, %",
         "val/acc1": "Held-out top-1 accuracy, %",
+        "test/miou": "Test mIoU, %",
     }
     return known.get(metric, metric)
 
@@ -172,12 +174,18 @@ def _still_wrong(best: ArmLine | None, arms: list[Mapping[str, Any]], folder: St
         if (path := string(run, "path")) in folder.runs
     ]
     if not runs:
-        return {"wrong": 0, "mistakes": [], "of": ""}
+        return {"wrong": 0, "mistakes": [], "of": "", "examples": [], "legend": []}
     wrong, mistakes = read_mistakes(runs[0].path, class_names(runs[0].result))
-    return {"wrong": wrong, "mistakes": mistakes[:MOST_IMAGES], "of": best.name if best else ""}
+    return {
+        "wrong": wrong,
+        "mistakes": mistakes[:MOST_IMAGES],
+        "of": best.name if best else "",
+        "examples": _examples(runs[0], arms, folder),
+        "legend": legend(class_names(runs[0].result)),
+    }
 
 
-def _per_class(arms: list[Mapping[str, Any]], folder: StudyFolder) -> Table | None:
+def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: StudyFolder) -> Table | None:
     """Returns the accuracy of every class by arm, mean over the seeds; ``None`` if no run says it."""
     columns: list[tuple[str, list[float | None]]] = []
     names: list[str] = []
@@ -204,7 +212,17 @@ def _per_class(arms: list[Mapping[str, Any]], folder: StudyFolder) -> Table | No
         for c in range(len(columns[0][1]))
     )
     heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
-    return Table("Test accuracy by class in percent, mean over the seeds", heads, rows)
+    measure = "IoU" if string(study, "metric") == "test/miou" else "accuracy"
+    return Table(f"Test {measure} by class in percent, mean over the seeds", heads, rows)
+
+
+def _examples(run: RunFolder, arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Example]:
+    """Returns the best method's test images with masks, beside those of the first run of the student alone."""
+    paths = [
+        string(entry, "path") for arm in arms if arm.get("name") == ALONE for entry in items(arm, "runs")
+    ]
+    alone = next((folder.runs[path] for path in paths if path in folder.runs), None)
+    return read_examples(run.path, len(class_names(run.result)), None if alone is None else alone.path)
 
 
 def _mean_of(values: tuple[float | None, ...]) -> float | None:
@@ -242,6 +260,8 @@ def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]
     for key, title in (
         ("val/acc1", "Held-out accuracy, %"),
         ("train/acc1", "Training accuracy, %"),
+        ("val/miou", "Held-out mIoU, %"),
+        ("train/miou", "Training mIoU (augmented images), %"),
         ("train/conflict", "Steps where label and teacher gradients oppose, %"),
         ("diagnose/agreement", "Same class as the teacher, % of training images sampled"),
         ("diagnose/feature_norm", "Norm of the student's feature"),

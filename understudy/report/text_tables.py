@@ -40,19 +40,24 @@ def write_tables(folder: Path, study: Mapping[str, Any]) -> None:
     lines = arm_lines(study)
     write_text(folder / "table.csv", _csv(_full(lines)))
     write_text(folder / "runs.csv", _csv(_runs(study)))
-    heads, rows = shown(lines)
+    heads, rows = shown(lines, string(study, "metric"))
     write_text(folder / "table.md", markdown(heads, rows, study))
     write_text(folder / "table.tex", latex(heads, rows, study))
 
 
-def shown(lines: Sequence[ArmLine]) -> tuple[list[str], list[list[str]]]:
-    """Returns heads and rows of the table as people read it; a column that no arm fills is left out."""
+def shown(lines: Sequence[ArmLine], metric: str = "") -> tuple[list[str], list[list[str]]]:
+    """Returns heads and rows of the table as people read it; a column that no arm fills is left out.
+
+    Args:
+        lines: one an arm.
+        metric: what the scores are; by default top-1 accuracy.
+    """
     columns: dict[str, list[str]] = {
         "": [line.name for line in lines],
         "model": [line.model for line in lines],
         "parameters": [_count(line.parameters) for line in lines],
         "extra in training": [_count(line.extra) for line in lines],
-        "test top-1": [_score(line) for line in lines],
+        "test mIoU" if metric == "test/miou" else "test top-1": [_score(line) for line in lines],
         f"to {ALONE}": [interval(line.to_alone) for line in lines],
         f"to {KD}": [interval(line.to_kd) for line in lines],
         "wins": [wins(line.to_alone) for line in lines],

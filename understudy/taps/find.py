@@ -39,7 +39,8 @@ def describe(
     """Returns the network with its roles, found in one dry run that leaves no trace in it.
 
     - ``head`` is the last linear layer that ran, if its result is what the network returns (dropout, identity
-      or a reshape may follow); ``feature`` is its input.
+      or a reshape may follow); ``feature`` is its input. Where the network returns a map of logits it is the last
+      1×1 convolution that makes as many.
     - ``stage_k`` are found as :mod:`understudy.taps.stages` says. In short: the last unit at each resolution.
     - ``preact_k`` is the input of the activation a stage ends with, and the stage itself if it ends without
       one. It is left out if that activation cannot be hooked: called as a function, or a module that runs
@@ -93,7 +94,7 @@ def describe(
             raise ValueError(f"taps.{role} must belong to a stage, got no {stage}. Name that stage too")
 
     reads: dict[str, tuple[str | None, Shown]] = {"logits": (None, trace.output)}
-    if head is not None and head.inputs and head.inputs[0].tensor.dim() == 2:
+    if head is not None and head.inputs and head.inputs[0].tensor.dim() == trace.output.tensor.dim():
         reads["feature"] = (None, head.inputs[0])
     norms: dict[str, str] = {}
     for role, stage in sorted(stages.items()):
@@ -121,7 +122,7 @@ def _within(module: Translated, network: Network) -> Network:
     assert isinstance(network, DescribedNetwork)
     shapes = dict(network.shapes)
     if module.num_members:
-        shapes["logits"] = (module.num_members,)
+        shapes["logits"] = (module.num_members, *shapes["logits"][1:])
     return replace(
         network,
         module=module,
@@ -142,6 +143,9 @@ def _preactivation(
 
 
 def _find_head(trace: Trace) -> Call | None:
+    if trace.output.tensor.dim() == 4:
+        maps = [c for c in trace.calls if _is_pixel_classifier(c.module, trace.output.tensor.shape[1])]
+        return maps[-1] if maps else None
     linear = [call for call in trace.calls if isinstance(call.module, nn.Linear)]
     if not linear or not linear[-1].output.shares(trace.output) or linear[-1].output.tensor.dim() != 2:
         return None
@@ -181,14 +185,26 @@ def _named_calls(module: nn.Module, trace: Trace, given: Mapping[str, str]) -> d
                 f"taps.{role} must name a module that runs and returns one tensor, got {path!r}, which "
                 "did not. Name a module inside it or around it"
             )
-        _check_kind(role, path, call)
+        _check_kind(role, path, call, trace.output.tensor)
         named[role] = call
     return named
 
 
-def _check_kind(role: str, path: str, call: Call) -> None:
+def _is_pixel_classifier(module: nn.Module | None, num_classes: int) -> bool:
+    if not isinstance(module, nn.Conv2d):
+        return False
+    return module.kernel_size == (1, 1) and module.out_channels == num_classes
+
+
+def _check_kind(role: str, path: str, call: Call, output: Tensor) -> None:
     kind = type(call.module).__name__
-    if role == "head" and not isinstance(call.module, nn.Linear):
+    if role == "head" and output.dim() == 4:
+        if not _is_pixel_classifier(call.module, output.shape[1]):
+            raise ValueError(
+                f"taps.head must name a 1×1 convolution with {output.shape[1]} outputs, got {path!r}, a {kind}. "
+                "Name the layer that classifies the pixels"
+            )
+    elif role == "head" and not isinstance(call.module, nn.Linear):
         raise ValueError(
             f"taps.head must name a linear layer, got {path!r}, a {kind}. Name the last nn.Linear"
         )

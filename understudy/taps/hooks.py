@@ -162,7 +162,7 @@ def _expand(network: Network, roles: Iterable[str]) -> tuple[str, ...]:
 def _place(network: Network, role: str) -> tuple[nn.Module, bool]:
     """Returns the module to hook and whether its input is the role, not its output."""
     if role == "feature":
-        return network.classifier, True
+        return network.head_layer, True
     if role in network.paths:
         return network.module.get_submodule(network.paths[role]), role.startswith("preact_")
     return network.module.get_submodule(network.paths[role.replace("preact", "stage")]), False

@@ -78,7 +78,8 @@ def _units(module: nn.Module, trace: Trace, head: Call | None) -> list[Call]:
         if "Pool" in kind and ("Adaptive" in kind or "Global" in kind) and unit.output.side <= 1:
             units = units[:at]
             break
-    if head is None and (classifier := _convolutional_classifier(trace)) in units:
+    classifier = head if head is not None else _convolutional_classifier(trace)
+    if classifier is not None and isinstance(classifier.module, nn.Conv2d) and classifier in units:
         units = units[: units.index(classifier)]
     return [unit for unit in units if unit.output.side > 0]
 

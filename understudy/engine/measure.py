@@ -1,0 +1,98 @@
+"""Measuring networks on a set of images, whatever the task: scores, what is confused with what, agreement."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from understudy.engine.evaluate import Answers, Shard, answers
+from understudy.interface import Batch
+from understudy.metrics import class_iou, confusion_matrix, correct, top1_agreement
+from understudy.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one network is worth on a set."""
+
+    scores: dict[str, float]
+    """In percent: ``acc1`` and ``acc5``, or ``miou`` and ``pixel_acc``."""
+    confusion: Tensor
+    """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given."""
+    by_class: list[float | None]
+    """Accuracy (intersection over union) of every class in percent, ``None`` for one that does not occur."""
+    agreement: float | None
+    """Share of the samples to which the first network gives the same class, in percent; ``None`` for itself."""
+    answers: Answers | None = None
+    """All logits, where an image has one row of them."""
+
+
+@torch.no_grad()
+def measure(
+    task: Task,
+    networks: Mapping[str, Callable[[Tensor], Tensor]],
+    batches: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+) -> dict[str, Measured]:
+    """Returns what every network is worth, by its name; all must be in eval mode.
+
+    With :class:`Shard` for batches it is collective, and every process gets the result for the whole set. Pixels are
+    counted, not averaged, so that no division of the set changes a number.
+    """
+    if task.name == "classification":
+        return _of_images(networks, batches)
+    return _of_pixels(task, networks, batches, num_classes, device)
+
+
+def _of_images(
+    networks: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterable[Batch]
+) -> dict[str, Measured]:
+    found: dict[str, Measured] = {}
+    for name, network in networks.items():
+        shown = answers(network, batches)
+        first = next((m.answers for m in found.values()), None)
+        agreement = None if first is None else 100 * float(top1_agreement(first.logits, shown.logits))
+        table = confusion_matrix(shown.logits, shown.target)
+        first_place, first_five = correct(shown.logits, shown.target, (1, 5)).tolist()
+        count = len(shown.target)
+        scores = {"acc1": 100 * first_place / count, "acc5": 100 * first_five / count}
+        by_class = [
+            100 * right / images if images else None
+            for right, images in zip(table.diagonal().tolist(), table.sum(dim=1).tolist(), strict=True)
+        ]
+        found[name] = Measured(scores, table, by_class, agreement, shown)
+    return found
+
+
+def _of_pixels(
+    task: Task,
+    networks: Mapping[str, Callable[[Tensor], Tensor]],
+    batches: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+) -> dict[str, Measured]:
+    tallies = {name: task.tally(num_classes, device) for name in networks}
+    agreed = {name: torch.zeros(2, dtype=torch.int64, device=device) for name in networks}
+    for batch in batches:
+        first = None
+        for name, network in networks.items():
+            logits = network(batch.images).float()
+            first = logits if first is None else first
+            tallies[name].add(logits, batch.target)
+            agreed[name] += task.agreement(first, logits, batch.target)
+    found: dict[str, Measured] = {}
+    for name, tally in tallies.items():
+        if isinstance(batches, Shard):
+            for counts in (*tally.tensors.values(), agreed[name]):
+                batches.ranks.total(counts)
+        same, judged = agreed[name].tolist()
+        table = tally.tensors["confusion"].cpu()
+        by_class = [None if math.isnan(share) else 100 * share for share in class_iou(table).tolist()]
+        agreement = 100 * same / max(judged, 1) if found else None
+        found[name] = Measured(tally.scores(), table, by_class, agreement)
+    return found

@@ -200,7 +200,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "train.threads": torch.get_num_threads(),
         }
     )
-    if not isinstance(augment, PadCropFlip) and augment.fixed is not None:
+    if isinstance(augment, (ResizedCrop, Policy)) and augment.fixed is not None:
         notes.append(
             f"each image is shown in {augment.fixed} fixed views, not in ever new ones (data.augment.fixed)"
         )

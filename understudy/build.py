@@ -96,6 +96,10 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(name).type == "mps":
+            raise ValueError(
+                f"train.device must be cpu or cuda, got {name!r}, which lacks the float64 of our sums. Use cpu"
+            )
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

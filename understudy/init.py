@@ -45,6 +45,11 @@ seed: 0
 data:
   name: {data}{files}
   val: 0.1                # share of the training images held out; what is chosen is chosen on it
+  # augment: {{pad: 4, randaugment: {{ops: 2, magnitude: 9}}}}   # or {{name: resized_crop}}, {{autoaugment: imagenet}}
+  # mix: {{name: mixup, alpha: 0.2}}                           # or cutmix
+  # balance: 1.0          # rare classes as often as the others
+  # label_noise: {{share: 0.2, kind: symmetric}}               # wrong labels on purpose
+  # resident: false       # decode batch by batch, by data.workers processes; auto does so where memory is short
 teacher:
   model: {teacher}
   weights: {weights}

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -311,12 +310,10 @@ def test_a_worker_that_is_killed_is_one_line(folder):
     assert no_children()
 
 
-@pytest.mark.slow
-def test_ctrl_c_reaches_all_processes_and_leaves_a_run_that_resumes_exactly(folder):
-    changes = {"train.epochs": 12, "output": str(folder / "whole")}
-    whole = us.distill(config(folder, **changes), quiet=True)
+def started(folder, epochs):
+    """A run on the command line, in a group of processes of its own, after its first epoch."""
     path = folder / "c.yaml"
-    path.write_text(yaml.safe_dump(config(folder, **{"train.epochs": 12}).model_dump(mode="json")))
+    path.write_text(config(folder, **{"train.epochs": epochs}).yaml())
     process = subprocess.Popen(
         [sys.executable, "-m", "understudy", "distill", str(path)],
         stdout=subprocess.PIPE,
@@ -326,8 +323,28 @@ def test_ctrl_c_reaches_all_processes_and_leaves_a_run_that_resumes_exactly(fold
     )
     for line in process.stdout:
         if line.startswith("epoch"):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-            break
+            return process
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_worker_that_holds_its_folder(folder):
+    whole = us.distill(config(folder, **{"train.epochs": 9, "output": str(folder / "whole")}), quiet=True)
+    process = started(folder, 9)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    run = us.resume(folder / "run", quiet=True)  # at once
+    assert equal(weights(run.path), weights(whole.path))
+    process.communicate(timeout=60)  # nobody holds its output open
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_all_processes_and_leaves_a_run_that_resumes_exactly(folder):
+    changes = {"train.epochs": 12, "output": str(folder / "whole")}
+    whole = us.distill(config(folder, **changes), quiet=True)
+    process = started(folder, 12)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ _BLOCK = 64  # images decoded at once where nobody says how many
 _AT_ONCE = 256  # encoded images held at once on the way into memory
 _MOST_WORKERS = 8  # by default
 _AHEAD = 2  # batches that each worker prepares
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class Sources(Protocol):
@@ -139,7 +142,7 @@ class Undecoded:
             num_workers=workers,
             collate_fn=partial(_stacked, self._one),
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_signals,
+            worker_init_fn=_serve,
             prefetch_factor=_AHEAD if workers else None,
             generator=torch.Generator(),  # or it would draw from torch's own
         )
@@ -203,11 +206,17 @@ def _next(batches: Iterator[Tensor | str]) -> Tensor | str | None:
         ) from error
 
 
-def _leave_signals(worker: int) -> None:
-    """Leaves signals that reach the whole group of processes to the main one, which ends the workers itself."""
+def _serve(worker: int) -> None:
+    """Leaves signals that reach the whole group of processes to the main one, and ends when that ends.
+
+    A forked worker holds copies of the main process's files, and with them its lock on the run's folder: it must not
+    outlive it by the seconds after which torch's own watch would notice.
+    """
     del worker
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ LAYERS = (
     ("config",),
     ("engine",),
     ("analysis", "report"),
-    ("worlds",),
+    ("worlds", "scaling"),
     ("build",),
     ("guidance",),
     ("result",),

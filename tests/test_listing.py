@@ -172,7 +172,9 @@ def test_the_command_line_passes_the_pair_on(monkeypatch):
     monkeypatch.setattr(listing, "show", lambda what, **pair: calls.append((what, pair)))
     arguments = ["list", "methods", "--student", "a", "--teacher", "b", "--classes", "7", "--size", "64"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
-    assert calls == [("methods", {"student": "a", "teacher": "b", "num_classes": 7, "size": 64})]
+    assert calls == [
+        ("methods", {"name": None, "student": "a", "teacher": "b", "num_classes": 7, "size": 64})
+    ]
 
 
 def test_a_cost_is_never_below_one_where_it_is_a_cost(measured: PairCosts):

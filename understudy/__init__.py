@@ -36,6 +36,8 @@ from understudy.models import create_model as create_model
 from understudy.predict import predict as predict
 from understudy.report import write_run_report as write_run_report
 from understudy.report import write_study_report as write_study_report
+from understudy.reproduce import Reproduction as Reproduction
+from understudy.reproduce import reproduce as reproduce
 from understudy.run import Run as Run
 from understudy.run import distill as distill
 from understudy.run import evaluate as evaluate

@@ -98,15 +98,48 @@ def analyze(
 
 
 def study(
-    config: ConfigFile,
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG|recipe:NAME", help="A YAML file, or a paper's table")
+    ],
     overrides: Overrides = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own")] = 1,
+    scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Of a recipe: the share of its epochs and training images that is kept"),
+    ] = None,
+    all_images: Annotated[
+        bool, typer.Option("--all-images", help="With --scale: shrink epochs only")
+    ] = False,
+    teachers: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="DIR", help="Of a recipe: weights of its teachers, a file MODEL.safetensors each"
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Did it help? Teacher, student alone and methods over seeds, with a plain verdict."""
+    """Did it help? Teacher, student alone and methods over seeds, with a plain verdict; or a table of a paper."""
+    from understudy.reproduce import PREFIX, reproduce
     from understudy.study import study as run_study
 
-    run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
+    if config.startswith(PREFIX):
+        share = 1.0 if scale is None else scale
+        reproduce(
+            config,
+            scale=share,
+            all_images=all_images,
+            teachers=teachers,
+            workers=workers,
+            quiet=quiet,
+            **_parsed(overrides),
+        )
+    elif scale is not None or all_images or teachers is not None:
+        raise ValueError(
+            f"--scale, --all-images and --teachers must be of a recipe, got {config}. Write recipe:NAME "
+            "(understudy list recipes), or change the config: train.epochs=12 data.limit=2500"
+        )
+    else:
+        run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
 
 
 def tune(
@@ -281,16 +314,20 @@ def init(
 
 
 def list_(
-    what: Annotated[Optional[str], typer.Argument(help="methods, presets, models, data or analyses")] = None,  # noqa: UP045
+    what: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="methods, presets, models, data, analyses or recipes"),
+    ] = None,
+    name: Annotated[Optional[str], typer.Argument(help="With recipes: one of them, row by row")] = None,  # noqa: UP045
     student: Annotated[Optional[str], typer.Option(help="With --teacher: measure what methods cost")] = None,  # noqa: UP045
     teacher: Annotated[Optional[str], typer.Option(help="Model of the pair's teacher")] = None,  # noqa: UP045
     classes: Annotated[int, typer.Option(min=2, help="Classes of the pair")] = 100,
     size: Annotated[int, typer.Option(min=1, help="Pixels of the pair's images, a side")] = 32,
 ) -> None:
-    """List methods, presets, models, data sets and analyses; for a pair of models, what every method costs."""
+    """List methods, presets, models, data sets, analyses and recipes; for a pair of models, what every method costs."""
     from understudy.listing import show
 
-    show(what, student=student, teacher=teacher, num_classes=classes, size=size)
+    show(what, name=name, student=student, teacher=teacher, num_classes=classes, size=size)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -1,4 +1,4 @@
-"""What there is: methods, presets, models, data sets, analyses."""
+"""What there is: methods, presets, models, data sets, analyses, recipes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from understudy.methods.method import Method
 from understudy.methods.presets import PRESETS
 from understudy.models import model_names, segmenter_names
 from understudy.nearest import did_you_mean
+from understudy.recipes import find_recipe, images_trained
+from understudy.recipes.overview import IMAGES, about_recipe, arms_of, count_words, recipe_table
 
 
 def show(
     what: str | None = None,
     *,
+    name: str | None = None,
     student: str | None = None,
     teacher: str | None = None,
     num_classes: int = 100,
@@ -34,17 +37,26 @@ def show(
 
     Args:
         what: a key of ``LISTS``; ``None`` is all.
+        name: of a recipe, which is shown row by row (``recipes`` only).
         student: with ``teacher`` a pair, on which the costs of all methods are measured (``methods`` only).
         teacher: likewise.
         num_classes: of the pair.
         size: height and width of the pair's images, in pixels.
 
     Raises:
-        ValueError: there is no such list or model, or a pair is not whole or not asked of ``methods``.
+        ValueError: there is no such list, model or recipe; a pair is not whole or not asked of ``methods``; a name is
+            not asked of ``recipes``.
     """
     if what is not None and what not in LISTS:
         raise ValueError(f"list must be given a list, got {what!r}. {did_you_mean(what, LISTS)}")
     console = Console(highlight=False)
+    if name is not None:
+        if what != "recipes":
+            raise ValueError(
+                f"a name must be given to the list of recipes, got {name!r} for {what}. Leave it out"
+            )
+        console.print(_recipe(name))
+        return
     if student is not None or teacher is not None:
         if what != "methods" or student is None or teacher is None:
             raise ValueError(
@@ -158,6 +170,30 @@ def _analyses() -> RenderableType:
     return table
 
 
+def _recipes() -> RenderableType:
+    table = _table("recipes (understudy study recipe:NAME)", "name", "rows", "images", "needs", "what")
+    for entry in recipe_table():
+        text = Text(entry.title)
+        if entry.refusal:
+            text.append(f"\ncannot be run: {entry.refusal}", style="dim")
+        table.add_row(entry.name, f"{entry.rows}", entry.images, entry.needs, text)
+    return Group(table, Text(IMAGES), "")
+
+
+def _recipe(name: str) -> RenderableType:
+    """Returns a recipe row by row, its budget and what it needs."""
+    recipe, wanted = find_recipe(name)
+    rows = [row for row in recipe.rows() if wanted in (None, row.name)]
+    table = _table(recipe.title, "row", "arms", "images")
+    for row in rows:
+        if row.config is None:
+            table.add_row(row.name, Text(f"cannot be run: {row.refusal}"), "–")
+            continue
+        arms = ", ".join(arm.name for arm in arms_of(row.config))
+        table.add_row(row.name, Text(arms), count_words(images_trained(row.config, recipe.budget.images)))
+    return Group(table, *(Text(line) for line in about_recipe(recipe, rows)), "")
+
+
 def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=title, title_justify="left", show_header=len(columns) > 1, box=box.SIMPLE_HEAD, pad_edge=False
@@ -173,4 +209,5 @@ LISTS: dict[str, Callable[[], RenderableType]] = {
     "models": _models,
     "data": _data,
     "analyses": _analyses,
+    "recipes": _recipes,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.pool import Runs, Task
 from understudy.report import write_study_report
-from understudy.report.published import published
+from understudy.report.published import Published, published
 from understudy.report.summary import ALONE, TEACHER, arm_lines, verdicts
 from understudy.report.text_tables import FILES, shown, write_tables
 from understudy.run import Source, train
@@ -47,6 +47,8 @@ def study(
     workers: int = 1,
     quiet: bool = False,
     title: str = "Did distillation help?",
+    remark: str = "",
+    known: Mapping[str, Sequence[Published]] | None = None,
     **overrides: Any,
 ) -> Study:
     """Runs teacher, student alone and every method of ``study.methods`` over ``study.seeds``.
@@ -62,6 +64,8 @@ def study(
             ``train.threads`` is given. Another share of the cores may change results by rounding.
         quiet: print nothing but the table.
         title: headline of the report.
+        remark: what must be said beside the table, on the page and in every file.
+        known: published numbers by arm; by default those of the data set and the pair.
         overrides: dotted keys.
 
     Raises:
@@ -96,7 +100,7 @@ def study(
         table: dict[str, Any] = {
             "format": 1,
             "title": title,
-            "what": _what(base, plan, results[0]),
+            "what": " ".join(filter(None, (_what(base, plan, results[0]), remark))),
             "metric": metric,
             "workers": workers,
             "arms": [teacher["row"] or _given_teacher(base, rows, metric), *rows],
@@ -104,7 +108,7 @@ def study(
         }
         spent = [run["seconds"] or 0.0 for row in table["arms"] for run in row["runs"]]
         table["seconds"] = round(sum(spent), 1)  # of training, however often the study was stopped
-        _add_published(table["arms"], base)
+        _add_published(table["arms"], _published(base) if known is None else known)
         table["verdicts"] = verdicts(arm_lines(table))
         write_json(folder / "study.json", table)
         write_tables(folder, table)
@@ -198,10 +202,14 @@ def _rows(
     return [_row(name, base.student.model, method, runs[name]) for name, method in methods.items()]
 
 
-def _add_published(rows: list[dict[str, Any]], config: Config) -> None:
-    """Adds what papers report for this data set and pair."""
+def _published(config: Config) -> dict[str, tuple[Published, ...]]:
+    """Returns what papers report for this data set and pair."""
     assert config.teacher is not None
-    known = published(config.data.name, config.teacher.model, config.student.model)
+    return published(config.data.name, config.teacher.model, config.student.model)
+
+
+def _add_published(rows: list[dict[str, Any]], known: Mapping[str, Sequence[Published]]) -> None:
+    """Adds published numbers to the arms that have some."""
     for row in rows:
         if row["name"] in known:
             row["published"] = [asdict(entry) for entry in known[row["name"]]]

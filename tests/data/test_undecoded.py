@@ -303,9 +303,7 @@ def test_a_worker_that_is_killed_is_one_line(folder):
     batches = train_loader(data, batch_size=1).epoch(0)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises(
-        ValueError, match=r"the processes that decode images must live on, got: DataLoader worker"
-    ):
+    with pytest.raises(ValueError, match=r"the processes that decode images must live on, got: \w+: "):
         list(batches)
     assert no_children()
 

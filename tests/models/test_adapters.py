@@ -1,5 +1,6 @@
 """Networks from elsewhere: torchvision, timm, and a function of the user's."""
 
+import re
 import sys
 import types
 
@@ -58,6 +59,24 @@ def test_torchvision_arguments_pass_through():
 def test_pretrained_torchvision_network_has_the_published_weights(published):
     net = create_model("torchvision/mobilenet_v3_small", num_classes=1000, pretrained=True)
     assert all(torch.equal(value, published[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("version", ["IMAGENET1K_V1", "IMAGENET1K_V2"])
+def test_pretrained_torchvision_network_is_of_the_version_asked_for(monkeypatch, version):
+    class AskedError(Exception):
+        pass
+
+    def download(url, **_):
+        raise AskedError(url)
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    url = torchvision.models.ResNet50_Weights[version].url
+    with pytest.raises(AskedError, match=re.escape(url)):
+        create_model("torchvision/resnet50", num_classes=1000, pretrained=True, version=version)
+    with pytest.raises(
+        ValueError, match=r"options\.version must be one of torchvision's for resnet50, got 'V3'"
+    ):
+        create_model("torchvision/resnet50", num_classes=1000, pretrained=True, version="V3")
 
 
 def test_pretrained_torchvision_network_gets_a_new_head_for_other_classes(published):

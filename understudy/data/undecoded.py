@@ -196,10 +196,19 @@ def _stacked(shape: tuple[int, int, int], images: list[Tensor | str]) -> Tensor 
 def _next(batches: Iterator[Tensor | str]) -> Tensor | str | None:
     try:
         return next(batches, None)
-    except RuntimeError as error:  # the only word of a worker that was killed
-        if "worker" not in str(error) and "shared memory" not in str(error):
+    except (
+        RuntimeError,
+        ConnectionError,
+        EOFError,
+        FileNotFoundError,
+    ) as error:  # the only words of one that was killed
+        if (
+            isinstance(error, RuntimeError)
+            and "worker" not in str(error)
+            and "shared memory" not in str(error)
+        ):
             raise
-        reason = " ".join(str(error).split())
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"the processes that decode images must live on, got: {reason}. Lower data.workers if memory is short "
             "(a container's /dev/shm counts), or set it to 0"

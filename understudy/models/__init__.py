@@ -64,6 +64,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg8": partial(VGG, (1, 1, 1, 1, 1)),
     "wrn_16_1": partial(WideResNet, 16, 1),
     "wrn_16_2": partial(WideResNet, 16, 2),
+    "wrn_16_4": partial(WideResNet, 16, 4),
+    "wrn_28_2": partial(WideResNet, 28, 2),
+    "wrn_28_4": partial(WideResNet, 28, 4),
     "wrn_40_1": partial(WideResNet, 40, 1),
     "wrn_40_2": partial(WideResNet, 40, 2),
 }

@@ -36,7 +36,13 @@ def build(name: str, builder: Callable[..., nn.Module], /, **kwargs: Any) -> nn.
 
 
 def torchvision_model(
-    name: str, num_classes: int, *, in_channels: int = 3, pretrained: bool = False, **kwargs: Any
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    version: str = "DEFAULT",
+    **kwargs: Any,
 ) -> nn.Module:
     """Returns ``torchvision.models.get_model(name)`` with ``num_classes`` logits.
 
@@ -46,10 +52,11 @@ def torchvision_model(
         in_channels: 3, all that torchvision's networks take.
         pretrained: downloads torchvision's default weights (or takes them from its cache). If they were made
             for another number of classes, the last linear layer starts anew.
+        version: of the pretrained weights, as torchvision calls it; papers before 2022 mean ``IMAGENET1K_V1``.
         kwargs: for torchvision's builder.
 
     Raises:
-        ValueError: no such name; ``in_channels`` is not 3; the pretrained classifier cannot be replaced.
+        ValueError: no such name or version; ``in_channels`` is not 3; the pretrained classifier cannot be replaced.
     """
     names = torchvision.models.list_models()
     if name not in names:
@@ -65,7 +72,13 @@ def torchvision_model(
             kwargs.setdefault("weights_backbone", None)  # detectors download their backbone by default
         kwargs = {**PLAIN_LOGITS.get(name, {}), **kwargs, "num_classes": num_classes}
         return build(name, builder, weights=None, **kwargs)
-    weights = torchvision.models.get_model_weights(name)["DEFAULT"]
+    versions = torchvision.models.get_model_weights(name).__members__
+    if version not in versions:
+        raise ValueError(
+            f"options.version must be one of torchvision's for {name}, got {version!r}. "
+            f"{did_you_mean(version, versions)}"
+        )
+    weights = versions[version]
     net = build(name, builder, weights=weights, progress=False, **kwargs)
     pretrained_classes = len(weights.meta["categories"])
     if pretrained_classes != num_classes:

@@ -14,7 +14,8 @@ from understudy import cli, listing
 from understudy.methods.term import build_terms
 from understudy.recipes import Paper, _papers, _read, departures, find_recipe, images_trained, recipe_names
 from understudy.recipes.overview import arms_of, recipe_table, total_images
-from understudy.report.published import Published, _tables, cellsfrom understudy.reproduce import _known
+from understudy.report.published import Published, _tables, cells
+from understudy.reproduce import _known
 
 SURVEY = Path(__file__).parents[2] / "shared" / "recipes.yaml"
 LOST = {"dhkd.table2", "dhkd.table5", "dhkd.table7", "dhkd.table9"}

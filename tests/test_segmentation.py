@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import understudy as us
+from understudy import build
 from understudy.analyses.job import analyze
 from understudy.compare import compare
 from understudy.config import load_config
@@ -152,6 +153,18 @@ def test_a_stopped_run_resumes_to_the_same_bits(folder, runs, tmp_path, monkeypa
         }
 
 
+def test_large_images_are_measured_a_few_at_a_time(folder, runs, tmp_path, monkeypatch):
+    alone, _, _ = runs
+    monkeypatch.setattr(build, "_PIXELS_AT_ONCE", 2 * SIZE[0] * SIZE[1])
+    found = us.evaluate(alone.path, quiet=True)
+    assert found["test/miou"] == alone.metrics["last"]["test/miou"]
+    built = build.build(alone.config, torch.device("cpu"))
+    assert [
+        len(batch.target) for batch in build.eval_batches(built.data.test, built, torch.device("cpu"))
+    ] == [2, 2, 2, 1]
+    built.distiller.close()
+
+
 def test_evaluate_says_every_class(runs):
     _, student, _ = runs
     found = us.evaluate(student.path, quiet=True)
@@ -270,14 +283,17 @@ BAD = [
     ({"losses": [{"name": "crd"}]}, r"term 'crd' must read each pixel's logits alone"),
     ({"teacher.model": "cnn_small"}, r"must both classify images or both pixels"),
     ({"teacher.table": "somewhere"}, r"teacher.table must be off where a term reads maps"),
+    ({"data.image_size": [90]}, r"data.image_size must be a number from 8 up, or \[HEIGHT,WIDTH\] .* got \[90\]"),
+    ({"data.image_size": [4, 90]}, r"data.image_size must be a number from 8 up"),
     ({"data.test": "train"}, r"data.train and data.test must be two splits"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "match"), BAD, ids=[next(iter(changes)) for changes, _ in BAD])
 def test_a_wrong_config_is_one_line_and_leaves_nothing_behind(folder, tmp_path, changes, match):
+    config = config_of(folder, tmp_path / "run")
     with pytest.raises(ValueError, match=match) as error:
-        us.distill(config_of(folder, tmp_path / "run", **changes), quiet=True)
+        us.distill(config, quiet=True, **changes)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "config.yaml").exists()
 

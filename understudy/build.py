@@ -46,6 +46,8 @@ from understudy.engine.trackers import check_trackers
 from understudy.models import create_model
 from understudy.worlds import read_teacher
 
+_PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
+
 
 @dataclass(frozen=True, slots=True)
 class Built:
@@ -389,9 +391,12 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:
     """Returns un-augmented batches of a set, normalised as in training."""
     data, train = built.data, built.config.train
+    most = train.eval_batch_size
+    if isinstance(images, MaskSet):  # logits are as large as the images, many times
+        most = min(most, max(1, _PIXELS_AT_ONCE // math.prod(images.image_size)))
     return EvalLoader(
         images,
-        batch_size=train.eval_batch_size,
+        batch_size=most,
         mean=data.mean,
         std=data.std,
         device=device,

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -104,7 +104,7 @@ class DataConfig(_Strict):
     train: str | list[str] | None = None
     test: str | list[str] | None = None
     download: bool = False
-    image_size: Annotated[int, Field(ge=8)] | tuple[int, int] | None = None
+    image_size: int | tuple[int, int] | None = None
     """Pixels a side; height and width for sets with masks."""
     channels: Literal[1, 3] | None = None
     """Of images read from files: 1 makes them grey, 3 (the default) colour."""
@@ -143,6 +143,17 @@ class DataConfig(_Strict):
                 f"data.resident must be auto, true or false, got {value!r}. Leave it out for auto"
             )
         return value
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _sides_are_pixels(cls, size: Any) -> Any:
+        sides = [size] if isinstance(size, int) else size
+        pair = isinstance(sides, list | tuple) and len(sides) == (1 if sides == [size] else 2)
+        if size is not None and not (pair and all(type(side) is int and side >= 8 for side in sides)):
+            raise ValueError(
+                f"data.image_size must be a number from 8 up, or [HEIGHT,WIDTH] for masks, got {size}. Correct it"
+            )
+        return size
 
 
 class ModelConfig(_Strict):

@@ -147,6 +147,8 @@ def test_a_missing_list_of_classes_folder_or_split_is_said(folder):
         load("maskfolder", root=str(folder), train="nothing")
     with pytest.raises(ValueError, match="must be two splits, got train for both"):
         load("maskfolder", root=str(folder), test="train")
+    with pytest.raises(ValueError, match=r"data.root must be a folder, got .*nowhere"):
+        load("maskfolder", root=str(folder / "nowhere"))
     (folder / "classes.txt").write_text("sky\nsky\n")
     with pytest.raises(ValueError, match="must name every class once"):
         load("maskfolder", root=str(folder))

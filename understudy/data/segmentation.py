@@ -60,7 +60,8 @@ def read_mask_folder(
     Raises:
         ValueError: a folder or file is missing, or a pair is not what it must be.
     """
-    folder, classes = Path(root).expanduser(), _class_names(Path(root).expanduser() / "classes.txt")
+    folder = _root(root)
+    classes = _class_names(folder / "classes.txt")
 
     def read(split: str) -> MaskSet:
         images = folder / "images" / split
@@ -98,7 +99,7 @@ def read_cityscapes(
 
     Reference: Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016.
     """
-    folder, end = Path(root).expanduser(), "_leftImg8bit.png"
+    folder, end = _root(root), "_leftImg8bit.png"
 
     def read(split: str) -> MaskSet:
         images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
@@ -151,7 +152,7 @@ def read_voc(
 
     Reference: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015.
     """
-    folder = Path(root).expanduser()
+    folder = _root(root)
 
     def read(split: str) -> MaskSet:
         listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
@@ -165,6 +166,13 @@ def read_voc(
         return read_pairs(pairs, VOC, str(listed), image_size=image_size, max_gib=max_gib)
 
     return _both(read, train, test)
+
+
+def _root(root: str | Path) -> Path:
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"data.root must be a folder, got {root}, which is none. Check the path")
+    return folder
 
 
 def _both(read: Callable[[str], MaskSet], train: str, test: str | None) -> tuple[MaskSet, MaskSet | None]:

@@ -14,7 +14,8 @@ from understudy import cli, listing
 from understudy.methods.term import build_terms
 from understudy.recipes import Paper, _papers, _read, departures, find_recipe, images_trained, recipe_names
 from understudy.recipes.overview import arms_of, recipe_table, total_images
-from understudy.report.published import _tables, cells
+from understudy.report.published import Published, _tables, cells
+from understudy.reproduce import _known
 
 SURVEY = Path(__file__).parents[2] / "shared" / "recipes.yaml"
 LOST = {"dhkd.table2", "dhkd.table5", "dhkd.table7", "dhkd.table9"}
@@ -37,7 +38,8 @@ UNUSED = {  # printed cells that no arm stands for
     "kdpp.table5": 6,  # kd+l2_weights
     "ijckd.table3": 1,  # ce + sr is the same run as ce 1
 }
-EVERY = [(name, row) for name in recipe_names() for row in find_recipe(name)[0].rows()]
+ROWS = {name: find_recipe(name)[0].rows() for name in recipe_names()}
+EVERY = [(name, row) for name, rows in ROWS.items() for row in rows]
 RUNNABLE = [(name, row) for name, row in EVERY if row.config is not None]
 
 
@@ -102,7 +104,7 @@ OWN = [name for name in recipe_names() if name in _tables() and name in {name fo
 
 @pytest.mark.parametrize("name", OWN)
 def test_every_printed_cell_has_its_arm(name):
-    rows, table = find_recipe(name)[0].rows(), _tables()[name]
+    rows, table = ROWS[name], _tables()[name]
     pairs = {(row.teacher, row.student) for row in rows}
     assert pairs == {
         tuple(row.get(key, table.get(key)) for key in ("teacher", "student")) for row in table["rows"]
@@ -123,8 +125,9 @@ def test_every_printed_cell_has_its_arm(name):
 @pytest.mark.parametrize("name", OWN)
 def test_every_arm_has_its_printed_cell(name):
     recipe, _ = find_recipe(name)
+    assert recipe.row_names == [row.name for row in ROWS[name]]
     silent = {arm.name for arm in recipe.table.arms if arm.unpublished is not None}
-    for row in recipe.rows():
+    for row in ROWS[name]:
         without = {arm.name for arm in arms_of(row.config) if not row.printed.get(arm.name)}
         illegible = {"reviewkd++"} if row.teacher == "resnet152" and name == "kdpp.table_b2" else set()
         assert without == silent | illegible, row.name
@@ -200,7 +203,7 @@ def test_the_settings_of_every_pair_are_the_surveyed_ones(survey):
 
 def test_ramps_and_temperatures_are_the_surveyed_ones(survey):
     def term(name, row, arm, index=1):
-        found = next(r for r in find_recipe(name)[0].rows() if r.name == row)
+        found = next(r for r in ROWS[name] if r.name == row)
         return build_terms(next(a for a in arms_of(found.config) if a.name == arm).losses)[index]
 
     cifar, imagenet = survey["dkd.cifar100"]["fields"], survey["dkd.imagenet"]["fields"]
@@ -232,7 +235,7 @@ def test_ramps_and_temperatures_are_the_surveyed_ones(survey):
 
 
 def test_light_students_have_their_own_rate_and_their_teachers_do_not():
-    rows = {row.name: row for row in find_recipe("kdpp.table1")[0].rows()}
+    rows = {row.name: row for row in ROWS["kdpp.table1"]}
     light = rows["resnet50-mobilenet_v2"]
     assert light.config.train.optimizer.lr == 0.02
     assert light.teacher_job().train.optimizer.lr == 0.1
@@ -240,7 +243,7 @@ def test_light_students_have_their_own_rate_and_their_teachers_do_not():
 
 
 def test_a_variant_changes_its_row_and_no_teacher():
-    rows = [r for r in find_recipe("dhkd.table6")[0].rows() if r.teacher == "resnet56"]
+    rows = [r for r in ROWS["dhkd.table6"] if r.teacher == "resnet56"]
     assert [row.config.train.optimizer.lr for row in rows] == [0.01, 0.005, 0.001]
     assert len({row.teacher_job().yaml() for row in rows}) == 1
     (printed,) = rows[2].printed["ce+binarykl"]
@@ -248,15 +251,15 @@ def test_a_variant_changes_its_row_and_no_teacher():
 
 
 def test_arms_replace_drop_and_change_terms_of_a_preset():
-    row = find_recipe("kdpp.table4c")[0].rows()[0]
+    row = ROWS["kdpp.table4c"][0]
     losses = {arm.name: arm.losses for arm in arms_of(row.config)}["kd+cosine+l2"]
     assert [term["name"] for term in losses] == ["ce", "kd", "cosine", "feature_l2"]
     assert [term["weight"] for term in losses[2:]] == [0.5, 0.5]  # the dino-loss's for this pair
-    row = find_recipe("kdpp.table4d")[0].rows()[0]
+    row = ROWS["kdpp.table4d"][0]
     names = {arm.name: [term["name"] for term in arm.losses] for arm in arms_of(row.config)}
     assert names["kl+dino"] == ["kd", "dino"]
     assert names["ce+dino"] == ["ce", "dino"]
-    row = find_recipe("dhkd.table10")[0].rows()[0]
+    row = ROWS["dhkd.table10"][0]
     assert {a.name: a.gradients.align for a in arms_of(row.config)}["dhkd unaligned"] == "none"
 
 
@@ -376,6 +379,14 @@ def test_a_recipe_runs_row_by_row_into_one_summary(tmp_path):
         **SMALL,
     ).summary
     assert "vgg13-wrn_16_2" in other["missing"]
+
+
+def test_a_value_that_two_tables_print_stands_once_with_its_warning():
+    row = next(row for row in ROWS["dhkd.table2"] if row.name == "resnet50-mobilenet_v2")
+    assert [p.table for p in row.printed["kd"]] == ["dkd.table7", "dhkd.table12"]
+    known = _known(row, ["scaled by 0.1: not the paper's budget (24 of 240 epochs)"])
+    assert known["kd"] == [Published(67.35, "DKD Table 7 (scaled by 0.1: not the paper's budget)")]
+    assert [entry.value for entry in known["dhkd"]] == [71.08]
 
 
 def test_what_cannot_be_run_is_refused_and_the_rest_of_a_wish_checked(tmp_path, run_cli):

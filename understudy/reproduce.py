@@ -23,11 +23,11 @@ from understudy.report.published import Published, citation
 from understudy.report.tables import finite
 from understudy.report.text_tables import markdown
 from understudy.run import train
-from understudy.study import METRIC, study
+from understudy.study import study
 
 FILES = ("summary.json", "summary.md")
 """What is written into the output folder, beside a folder a row."""
-_KEYS = {"top1": METRIC, "top5": "test/acc5"}
+_KEYS = {"top1": "test/acc1", "top5": "test/acc5"}
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 _TEACHERS = "teachers"
 
@@ -149,14 +149,13 @@ def _given(teachers: str | Path | None, model: str) -> Path | None:
 def _known(row: Row, said: Sequence[str]) -> dict[str, list[Published]]:
     """Returns the printed accuracies of every arm, each with what sets the run apart from it."""
     warning = f" ({'; '.join(line.partition(' (')[0] for line in said)})" if said else ""
-    return {
-        name: [
-            Published(p.cell.value, citation(p.table) + warning)
-            for p in printed
-            if p.cell.metric == "top1" and p.cell.value is not None
-        ]
-        for name, printed in row.printed.items()
-    }
+    return {name: _accuracies(printed, warning) for name, printed in row.printed.items()}
+
+
+def _accuracies(printed: Sequence[Printed], warning: str) -> list[Published]:
+    """Returns the top-1 values of an arm, each once."""
+    values = {p.cell.value: p.table for p in reversed(printed) if p.cell.metric == "top1"}
+    return [Published(v, citation(table) + warning) for v, table in values.items() if v is not None]
 
 
 def _summary(
@@ -237,7 +236,7 @@ def _line(row: Row, arm: Mapping[str, Any], metric: str, folder: Path) -> dict[s
 
 def _score(run: Mapping[str, Any], metric: str, folder: Path) -> float | None:
     if metric == "top1":
-        return number(run, METRIC)
+        return number(run, _KEYS[metric])
     result = folder / str(run.get("path", "")) / "result.json"
     return number(read_json(result).get("last", {}), _KEYS[metric]) if result.is_file() else None
 

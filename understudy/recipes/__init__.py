@@ -220,6 +220,11 @@ class Recipe:
         """The tables that hold the printed values."""
         return [self.name] if self.table.published is None else self.table.published
 
+    @property
+    def row_names(self) -> list[str]:
+        """The names of the rows, in the order of :meth:`rows`."""
+        return [_row_name(pair, name) for pair in self.table.pairs for name in self.table.variants or [""]]
+
     def rows(
         self, share: float = 1.0, *, images: bool = True, overrides: Mapping[str, Any] | None = None
     ) -> list[Row]:
@@ -249,7 +254,7 @@ class Recipe:
         images: bool,
         overrides: Mapping[str, Any],
     ) -> Row:
-        row = Row("-".join(filter(None, (*pair, name))), *pair, refusal=self.table.cannot)
+        row = Row(_row_name(pair, name), *pair, refusal=self.table.cannot)
         if row.refusal is not None:
             return row
         overrides = dict(overrides)
@@ -258,7 +263,8 @@ class Recipe:
         total = self.budget.images if images else None
 
         def job(changes: Mapping[str, Any]) -> Config:
-            return scaled(build_config(base, changes), share, total).replaced(**overrides)
+            config = scaled(build_config(base, changes), share, total)
+            return config.replaced(**overrides) if overrides else config
 
         rate = {} if self.budget.lr_light is None else {"train.optimizer.lr": self.budget.lr_light}
         light = rate if pair[1] in LIGHT else {}
@@ -369,7 +375,7 @@ def find_recipe(name: str) -> tuple[Recipe, str | None]:
     content = _papers()[paper]
     entry = content.tables[table]
     recipe = Recipe(wanted, content.paper, entry, content.budgets[entry.budget])
-    names = [found.name for found in recipe.rows()]
+    names = recipe.row_names
     if row and row not in names:
         raise ValueError(
             f"a row of {wanted} must be one of its pairs, got {row!r}. {did_you_mean(row, names)}"
@@ -408,6 +414,10 @@ def images_trained(config: Config, images: int) -> int:
     study = config.study
     runs = 1 if study is None else (len(study.methods) + 1) * len(study.seeds)
     return config.train.epochs * min(config.data.limit or images, images) * runs
+
+
+def _row_name(pair: tuple[str, str], variant: str) -> str:
+    return "-".join(filter(None, (*pair, variant)))
 
 
 def _fits(cell: Cell, setting: Mapping[str, Any]) -> bool:

@@ -38,13 +38,14 @@ def images(data_root, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.data
+@pytest.mark.timeout(1800)  # a command is judged by its processor time: other work may share the cores
 def test_six_commands_lead_from_a_folder_of_images_to_an_answer_of_onnxruntime(images, tmp_path):
     understudy = [sys.executable, "-m", "understudy"]
     some_image = str(next((images / "test" / "cat").iterdir()))
     commands = {
         "init": [*understudy, "init", "distill.yaml", "--data", "imagefolder", "--train", "images/train",
                  "--test", "images/test", "--teacher", "timm/resnet18", "--student", "timm/resnet10t",
-                 "--epochs", "2"],
+                 "--epochs", "1"],
         "train": [*understudy, "train", "distill.yaml", "student.model=timm/resnet18", "output=runs/teacher"],
         "doctor": [*understudy, "doctor", "distill.yaml"],
         "distill": [*understudy, "distill", "distill.yaml"],
@@ -60,9 +61,9 @@ def test_six_commands_lead_from_a_folder_of_images_to_an_answer_of_onnxruntime(i
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
         )
         spent[name] = _processor_seconds() - before
+        print(f"{name}: {spent[name]:.0f} s of processor time")
         assert done.returncode == 0, f"{name}: {done.stderr[-2000:]}"
         said[name] = done.stdout
-    print({name: f"{seconds:.0f} s" for name, seconds in spent.items()})
     assert "test top-1" in said["distill"]
     assert any(kind in said["predict"] for kind in (path.name for path in (images / "train").iterdir()))
     assert max(spent.values()) < MOST_SECONDS, spent

@@ -125,6 +125,7 @@ def test_the_plan_adds_replaces_and_takes_away(plan):
         ({"train.epochs": [1, 2]}, "got 'train.epochs'"),
         ({"kd.temperature": {"low": -1, "high": 2}}, r"losses\[1\] \(kd\).temperature .*got -1"),
         ({"kd.temperature": {"low": 3, "high": 2}}, "a range must have low below high, got 3 and 2"),
+        ({"kd.temperature": {"low": 3}}, r"tune.space: kd.temperature.high"),
         ({"gradients.align": ["nearly"]}, "gradients.align"),
     ],
 )  # fmt: skip
@@ -134,6 +135,14 @@ def test_a_space_that_does_not_hold_is_one_line_before_anything_is_written(plan,
         us.tune(plan, quiet=True)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "tune").exists()
+
+
+def test_a_space_may_be_nested_as_dotted_overrides_write_it(plan):
+    config = us.load_config(plan, {"tune.space.kd.temperature": [1, 2], "tune.space.kd.weight.low": 0.1,
+                                   "tune.space.kd.weight.high": 2})  # fmt: skip
+    assert config.tune is not None
+    assert config.tune.space.keys() == {"kd.temperature", "kd.weight"}
+    assert us.load_config(yaml.safe_load(config.yaml())) == config
 
 
 # The search

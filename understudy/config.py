@@ -360,6 +360,22 @@ class RangeConfig(_Strict):
         return self
 
 
+def _flat_ranges(space: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, where in space.items():
+        name = f"{prefix}{key}"
+        if not isinstance(where, Mapping):
+            flat[name] = where
+        elif where.keys() & RangeConfig.model_fields.keys() or not where:
+            try:
+                flat[name] = RangeConfig.model_validate(where)
+            except ValidationError as error:
+                raise ValueError(f"tune.space: {name}{first_problem(error)}") from None
+        else:
+            flat |= _flat_ranges(where, f"{name}.")
+    return flat
+
+
 class TuneConfig(_Strict):
     """A search for settings, judged on images held out of train (``data.val``)."""
 
@@ -377,6 +393,12 @@ class TuneConfig(_Strict):
     is below the median from a ninth of the epochs on, or nobody. Nobody is stopped after half of them."""
     min_epochs: int | None = Field(default=None, ge=1)
     """Epochs before the first such decision; by default a ninth of all."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _ranges(cls, space: Any) -> Any:
+        """Takes ``{kd: {temperature: ...}}`` for ``{kd.temperature: ...}``, too, as dotted overrides make it."""
+        return _flat_ranges(space, "") if isinstance(space, Mapping) else space
 
 
 class Config(_Strict):

@@ -87,6 +87,25 @@ def test_a_stopped_run_resumes_to_the_same_bits(digits_config, tmp_path, monkeyp
         assert a == b
 
 
+def test_a_run_of_one_step_an_epoch_stops_after_the_epoch(digits_config, tmp_path, monkeypatch):
+    budget = {"train.batch_size": 500, "train.epochs": 4}
+    whole = us.distill(digits_config, quiet=True, **budget)
+    folder, step = str(tmp_path / "stopped"), loop._forward_backward
+
+    def stops(job, *rest):
+        step(job, *rest)
+        if job.epoch == 1:
+            job.stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_forward_backward", stops)
+        with pytest.raises(us.InterruptedRunError):
+            us.distill(digits_config, quiet=True, output=folder, **budget)
+    assert len(read_json_lines(Path(folder) / "metrics.jsonl")) == 2
+    us.resume(folder, quiet=True)
+    assert same(weights(whole.path), weights(folder))
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(digits_config, tmp_path, monkeypatch):
     whole = us.distill(digits_config, quiet=True)
     folder = tmp_path / "killed"

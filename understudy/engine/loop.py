@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -226,7 +226,7 @@ def _epoch(job: Job) -> Iterator[None]:
         meters.load_state_dict(job.meters)
     job.watch.start_epoch(active)
     before, first = job.seconds, job.step
-    yield from _train_epoch(job, meters)
+    stopping = yield from _train_epoch(job, meters)
     trained = job.seconds - before
     job.epoch, job.step, job.meters = job.epoch + 1, 0, None
     meters.gather()
@@ -251,13 +251,15 @@ def _epoch(job: Job) -> Iterator[None]:
     job.keep_good()
     _keep_checkpoint(job)
     job.console.say(_epoch_line(line, job.train.epochs, job.task.primary))
+    if stopping and job.epoch < job.train.epochs:
+        raise InterruptedRunError
 
 
-def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
-    """Trains the rest of the present epoch, a step at a time."""
+def _train_epoch(job: Job, meters: Meters) -> Generator[None, None, bool]:
+    """Trains the rest of the present epoch, a step at a time; returns whether the run is to stop after it."""
     distiller, train = job.distiller, job.train
     parameters = distiller.trainable_parameters()
-    saved = time.monotonic()
+    saved, stopping = time.monotonic(), False
     distiller.train()
     if job.step == 0:
         distiller.start_epoch()
@@ -297,6 +299,7 @@ def _train_epoch(job: Job, meters: Meters) -> Iterator[None]:
         if stopping and job.step < job.steps:
             raise InterruptedRunError
         yield
+    return stopping
 
 
 def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], meters: Meters) -> None:

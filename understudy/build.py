@@ -31,7 +31,7 @@ from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.mix import Mix
 from understudy.data.noise import noisy_labels
 from understudy.data.order import class_counts
-from understudy.data.undecoded import Undecoded
+from understudy.data.undecoded import Undecoded, worker_lost
 from understudy.engine.captured import CapturedSteps
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller, check_mixing
@@ -76,7 +76,7 @@ def process(config: Config) -> Iterator[torch.device]:
             yield device
     except BaseException as error:
         forsake()
-        if (line := lost(error)) is not None:
+        if (line := lost(error) or worker_lost(error)) is not None:
             raise ValueError(line) from error
         raise
     finally:

@@ -688,8 +688,14 @@ def _copy(values: Any) -> Any:
 
 
 def _as_config_error(error: ValidationError) -> ConfigError:
-    problem = error.errors()[0]
-    keys = problem["loc"]
+    first = error.errors()[0]
+    # an entry of several kinds (an arm: a name or a mapping) has complaints of each: our own words say most
+    entry = first["loc"][:-1]
+    own = (e for e in error.errors() if e["type"] == "value_error" and e["loc"][: len(entry)] == entry)
+    problem = next(own, first)
+    keys = tuple(
+        key for key in problem["loc"] if not str(key)[:1].isupper()
+    )  # of pydantic's own names of kinds
     dotted = ".".join(map(str, keys))
     if problem["type"] == "extra_forbidden":
         known = _fields_at(keys[:-1])

@@ -66,12 +66,14 @@ def analyze(
     if of == "study":
         study = read_study(path)
         return _all(chosen, lambda a: a.run(study), lambda _: None, path, target, bool(only), console)
-    if task_named(read_run(path).result.get("task")).name == "segmentation":
+    config = config_of(path, changes)
+    if (path / "result.json").is_file() and task_named(
+        read_run(path).result.get("task")
+    ).name == "segmentation":
         raise ValueError(
             f"analyze must be given a run that classifies images, whose features are vectors, got a segmentation in "
             f"{path}. Its class-by-class scores and masks are in report.html, and evaluate prints them"
         )
-    config = config_of(path, changes)
     with process(config) as device:
         pair = Pair.load(path, device, config, options)
         try:

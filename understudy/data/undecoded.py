@@ -49,7 +49,9 @@ class Files:
     """Images by their paths, kept in one buffer, which workers can share whatever they read of it."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = pa.array([str(path) for path in paths], pa.large_string())
+        self._paths = pa.array(
+            [os.fsencode(path) for path in paths], pa.large_binary()
+        )  # any bytes are a name
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -59,7 +61,7 @@ class Files:
 
     def name(self, position: int) -> str:
         """Returns the path."""
-        return self._paths[position].as_py()
+        return os.fsdecode(self._paths[position].as_py())
 
 
 class Undecoded:
@@ -196,23 +198,28 @@ def _stacked(shape: tuple[int, int, int], images: list[Tensor | str]) -> Tensor 
 def _next(batches: Iterator[Tensor | str]) -> Tensor | str | None:
     try:
         return next(batches, None)
-    except (
-        RuntimeError,
-        ConnectionError,
-        EOFError,
-        FileNotFoundError,
-    ) as error:  # the only words of one that was killed
-        if (
-            isinstance(error, RuntimeError)
-            and "worker" not in str(error)
-            and "shared memory" not in str(error)
-        ):
+    except (ConnectionError, EOFError, FileNotFoundError) as error:  # it died while it handed over a batch
+        raise ValueError(_died(error)) from error
+    except RuntimeError as error:
+        if (line := worker_lost(error)) is None:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"the processes that decode images must live on, got: {reason}. Lower data.workers if memory is short "
-            "(a container's /dev/shm counts), or set it to 0"
-        ) from error
+        raise ValueError(line) from error
+
+
+def worker_lost(error: BaseException) -> str | None:
+    """Returns one line for the error torch raises, wherever this process is, when a worker was killed; else ``None``."""
+    words = str(error)
+    if not isinstance(error, RuntimeError) or not ("DataLoader worker" in words or "shared memory" in words):
+        return None
+    return _died(error)
+
+
+def _died(error: BaseException) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return (
+        f"the processes that decode images must live on, got: {reason}. Lower data.workers if memory is short "
+        "(a container's /dev/shm counts), or set it to 0"
+    )
 
 
 def _serve(worker: int) -> None:

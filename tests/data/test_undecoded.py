@@ -299,19 +299,29 @@ def test_an_unreadable_file_is_one_line_that_names_it(folder, workers):
     assert "004.jpg must be an image that can be read" in done.stderr
 
 
-@pytest.mark.filterwarnings(  # torch's handler raises wherever the main process is, in the loader's own end as well
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
 def test_a_worker_that_is_killed_is_one_line(folder):
     data = splits(folder, resident=False, workers=1)
     batches = train_loader(data, batch_size=1).epoch(0)
     next(batches)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    with pytest.raises((ValueError, RuntimeError)) as raised:  # torch tells the main process wherever it is
-        list(batches)
-    said = str(raised.value) if raised.type is ValueError else worker_lost(raised.value)
-    assert re.match(r"the processes that decode images must live on, got: \w+: ", said)
-    assert no_children()
+    handler = signal.signal(
+        signal.SIGCHLD, signal.SIG_DFL
+    )  # torch's raises wherever the main process is just then
+    try:
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        with pytest.raises(ValueError, match=r"the processes that decode images must live on, got: \w+: "):
+            list(batches)
+        assert no_children()
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+def test_what_torch_says_of_a_dead_worker_anywhere_is_the_same_line():
+    said = worker_lost(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."))
+    assert re.match(
+        r"the processes that decode images must live on, got: RuntimeError: DataLoader worker", said
+    )
+    assert worker_lost(RuntimeError("CUDA out of memory")) is None
+    assert worker_lost(ValueError("DataLoader worker")) is None
 
 
 def started(folder, epochs):

@@ -207,7 +207,7 @@ def _next(batches: Iterator[Tensor | str]) -> Tensor | str | None:
 
 
 def worker_lost(error: BaseException) -> str | None:
-    """Returns one line for the error torch raises, wherever this process is, when a worker was killed; else ``None``."""
+    """Returns one line for what torch raises, wherever this process is, when a worker was killed; else ``None``."""
     words = str(error)
     if not isinstance(error, RuntimeError) or not ("DataLoader worker" in words or "shared memory" in words):
         return None

@@ -335,7 +335,9 @@ def build_job(
         device=device,
         folder=folder,
         console=console,
-        captured=CapturedSteps(built.distiller) if _capturing(config, device) else None,
+        captured=CapturedSteps(built.distiller)
+        if train.capture and _no_capture(config, device) is None
+        else None,
         stop=stop,
     )
     if data.val is not None:
@@ -350,11 +352,6 @@ def build_job(
 
         job.measure = score
     return job
-
-
-def _capturing(config: Config, device: torch.device) -> bool:
-    """Returns whether steps are recorded as graphs."""
-    return config.train.capture and _no_capture(config, device) is None
 
 
 def _no_capture(config: Config, device: torch.device) -> str | None:

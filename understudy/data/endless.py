@@ -15,8 +15,36 @@ _TRIES = 10  # crops tried before the central one is taken, as in torchvision
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
+class EndlessViews:
+    """What an augmentation has whose views are drawn from 2^62, or from ``fixed`` of every image."""
+
+    __slots__ = ()
+    fixed: int | None
+
+    def check_fixed(self) -> None:
+        """Refuses fewer views than one."""
+        if self.fixed is not None and self.fixed < 1:
+            raise ValueError(
+                f"fixed must be at least 1 view an image, got {self.fixed}. Leave it out for endless ones"
+            )
+
+    @property
+    def num_views(self) -> int:
+        """How many views an image has, or can be told apart."""
+        return self.fixed or 2**62
+
+    @property
+    def finite(self) -> bool:
+        """Whether the views are few enough to come again."""
+        return self.fixed is not None
+
+    def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
+        """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
+        return endless_views(self.fixed, seed, epoch, index)
+
+
 @dataclass(frozen=True, slots=True)
-class ResizedCrop:
+class ResizedCrop(EndlessViews):
     """A crop of random area and shape scaled to the image's size, maybe mirrored, its colours maybe changed.
 
     ImageNet's usual augmentation. The number of a view is drawn from ``(seed, epoch, index)``; everything about the
@@ -56,24 +84,7 @@ class ResizedCrop:
             )
         if not 0 <= self.colour < 1:
             raise ValueError(f"colour must lie in [0, 1), got {self.colour}. 0.4 is usual")
-        if self.fixed is not None and self.fixed < 1:
-            raise ValueError(
-                f"fixed must be at least 1 view an image, got {self.fixed}. Leave it out for endless ones"
-            )
-
-    @property
-    def num_views(self) -> int:
-        """How many views an image has, or can be told apart."""
-        return self.fixed or 2**62
-
-    @property
-    def finite(self) -> bool:
-        """Whether the views are few enough to come again."""
-        return self.fixed is not None
-
-    def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
-        """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
-        return endless_views(self.fixed, seed, epoch, index)
+        self.check_fixed()
 
     def boxes(self, view: Tensor, height: int, width: int) -> Tensor:
         """Returns top, left, height and width of every view's crop in pixels, float64 ``(B, 4)``.
@@ -165,11 +176,19 @@ def _resized(batch: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
     top, left, h, w = boxes.unbind(dim=1)
     y = _coordinates(top, h, height)
     x = _coordinates(left, w, width)
-    x = torch.where(mirrored[:, None], x.flip(1), x)
+    return sampled(batch, y, torch.where(mirrored[:, None], x.flip(1), x))
+
+
+def sampled(batch: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Returns a batch ``(B, C, H, W)`` read at rows ``y`` ``(B, h)`` and columns ``x`` ``(B, w)``, bilinear.
+
+    In pixels, 0 the centre of the first; beyond the rim is what the rim is.
+    """
+    height, width = batch.shape[2:]
     grid = torch.stack(
         (
-            (2 * x + 1)[:, None, :].expand(-1, height, -1) / width - 1,
-            (2 * y + 1)[:, :, None].expand(-1, -1, width) / height - 1,
+            ((2 * x + 1) / width - 1)[:, None, :].expand(-1, y.shape[1], -1),
+            ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, x.shape[1]),
         ),
         dim=3,
     )

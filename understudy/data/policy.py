@@ -15,7 +15,7 @@ from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.data.counter import Stream, integers
-from understudy.data.endless import draws, endless_views, own_number
+from understudy.data.endless import EndlessViews, draws, own_number
 from understudy.data.normalisation import normalise
 from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.views import Crop
@@ -109,7 +109,7 @@ class AutoAugment:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(EndlessViews):
     """A crop, then operations on its pixels.
 
     The number of a view is drawn from ``(seed, epoch, index)``; crop, operations and their directions are drawn from
@@ -134,24 +134,7 @@ class Policy:
     """Show only so many views of each image, drawn once and for all, so that a teacher's answers can be kept."""
 
     def __post_init__(self) -> None:
-        if self.fixed is not None and self.fixed < 1:
-            raise ValueError(
-                f"fixed must be at least 1 view an image, got {self.fixed}. Leave it out for endless ones"
-            )
-
-    @property
-    def num_views(self) -> int:
-        """How many views an image has, or can be told apart."""
-        return self.fixed or 2**62
-
-    @property
-    def finite(self) -> bool:
-        """Whether the views are few enough to come again."""
-        return self.fixed is not None
-
-    def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
-        """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
-        return endless_views(self.fixed, seed, epoch, index)
+        self.check_fixed()
 
     def crop(self, images: Tensor, rows: Tensor, view: Tensor, place: Tensor | None = None) -> Tensor:
         """Returns one view each of some images, uint8; arguments as :meth:`PadCropFlip.crop` has them.

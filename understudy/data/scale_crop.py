@@ -7,9 +7,8 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from understudy.data.counter import Stream, random_bits, uniform
+from understudy.data.endless import draws, endless_views, sampled
 from understudy.interface import IGNORE
 
 
@@ -58,7 +57,7 @@ class ScaleCropFlip:
 
     def views(self, seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
         """Returns the view ``(B,)`` of the images ``index`` ``(B,)`` int64 in ``epoch``, on their device."""
-        return random_bits(seed, Stream.VIEW, epoch, index) & (2**62 - 1)
+        return endless_views(None, seed, epoch, index)
 
     def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Returns height and width of a view of an image of a size."""
@@ -69,12 +68,12 @@ class ScaleCropFlip:
 
         In pixels, 0 the centre of the first; below -0.5 or above the last pixel's edge is outside of the image.
         """
-        draws = uniform(0, Stream.VIEW, view[:, None], torch.arange(4, device=view.device)[None, :])
-        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[:, 0]
+        drawn = draws(view, 4)
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * drawn[:, 0]
         wanted = self.size(image_size)
-        y = _along(image_size[0], wanted[0], scale, draws[:, 1])
-        x = _along(image_size[1], wanted[1], scale, draws[:, 2])
-        mirrored = draws[:, 3] < (0.5 if self.flip else 0.0)
+        y = _along(image_size[0], wanted[0], scale, drawn[:, 1])
+        x = _along(image_size[1], wanted[1], scale, drawn[:, 2])
+        mirrored = drawn[:, 3] < (0.5 if self.flip else 0.0)
         return y, torch.where(mirrored[:, None], x.flip(1), x)
 
     def render(
@@ -98,15 +97,7 @@ class ScaleCropFlip:
         height, width = batch.shape[2:]
         y, x = self.coordinates(view, (height, width))
         inside = _inside(y, height)[:, None, :, None] & _inside(x, width)[:, None, None, :]
-        grid = torch.stack(
-            (
-                ((2 * x + 1) / width - 1)[:, None, :].expand(-1, y.shape[1], -1),
-                ((2 * y + 1) / height - 1)[:, :, None].expand(-1, -1, x.shape[1]),
-            ),
-            dim=3,
-        )
-        batch = F.grid_sample(batch, grid.to(batch.dtype), padding_mode="border", align_corners=False)
-        scaled = torch.where(inside, (batch - mean[:, None, None]) / std[:, None, None], 0.0)
+        scaled = torch.where(inside, (sampled(batch, y, x) - mean[:, None, None]) / std[:, None, None], 0.0)
         return scaled.to(dtype).contiguous(memory_format=memory_format)
 
     def masks(self, masks: Tensor, rows: Tensor, view: Tensor) -> Tensor:

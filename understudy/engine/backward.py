@@ -60,13 +60,14 @@ class Backward:
     """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
     _label: Gradients = field(default_factory=list)
     _guide: Gradients = field(default_factory=list)
-    _whole: dict[str, nn.Parameter] = field(init=False)
+    whole: dict[str, nn.Parameter] = field(init=False)
+    """Those of the parameters that are not divided."""
     _mean: GradientMean = field(init=False)
 
     def __post_init__(self) -> None:
         own = set() if self.shards is None else {id(p) for p in self.shards.own.values()}
-        self._whole = {name: p for name, p in self.parameters.items() if id(p) not in own}
-        self._mean = GradientMean(self._whole, self.ranks)
+        self.whole = {name: p for name, p in self.parameters.items() if id(p) not in own}
+        self._mean = GradientMean(self.whole, self.ranks)
 
     def __call__(self, out: StepOutput, *, last: bool = True, scale: float = 1.0) -> None:
         """Differentiates ``scale`` times the losses of ``out``; merges and writes ``.grad`` if it is the ``last`` part.
@@ -92,7 +93,7 @@ class Backward:
         """FSDP2 averages the student's gradients while it differentiates; the heads' are averaged here."""
         if out.loss.requires_grad:
             shards.backward(out.loss * scale, out.network_logits, last)
-        heads = list(self._whole.values())
+        heads = list(self.whole.values())
         if last and heads:
             (means,) = self._mean([p.grad for p in heads], terms=tuple(out.terms))
             for parameter, mean in zip(heads, means, strict=True):

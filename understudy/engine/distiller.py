@@ -418,15 +418,11 @@ class Distiller(nn.Module):
 
     def gradient_norm(self) -> Tensor:
         """Returns the Euclidean norm of all gradients, 0-d; collective with ``shard``."""
-        parameters = self.trainable_parameters()
+        whole = _norm(self._backward.whole.values())
         if self._shards is None:
-            return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        own = {id(p) for p in self._shards.own.values()}
-        rows, heads = (
-            nn.utils.get_total_norm([p.grad for p in some if p.grad is not None]).double().square()
-            for some in ([p for p in parameters if id(p) in own], [p for p in parameters if id(p) not in own])
-        )
-        return (self.ranks.total(rows) + heads.to(rows.device)).sqrt()
+            return whole
+        rows = _norm(self._shards.own.values()).double().square()
+        return (self.ranks.total(rows) + whole.double().square().to(rows.device)).sqrt()
 
     def deployed_names(self) -> list[str]:
         """Returns the names in ``state_dict()`` of what is measured and deployed: not banks, not throw-away heads."""
@@ -575,6 +571,10 @@ def _check_pair(term: Term, setup: Setup) -> None:
                     f"{type(network.module).__name__}. Name its module in the config: {side}.taps.{role}. "
                     f"Found: {', '.join(network.shapes)}"
                 )
+
+
+def _norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def _beside(module: nn.Module, example: Tensor) -> Tensor:

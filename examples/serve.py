@@ -21,8 +21,9 @@ class Classifier:
         about = {
             k: json.loads(v)
             for k, v in self.session.get_modelmeta().custom_metadata_map.items()
-            if k != "model"
+            if k not in ("model", "task")
         }
+        self.several = self.session.get_modelmeta().custom_metadata_map.get("task") == "multilabel"
         self.classes, self.channels = about["classes"], about["channels"]
         self.height, self.width = about["image_size"]
         # (image / 255 - mean) / std, a number a channel
@@ -45,6 +46,8 @@ class Classifier:
     def __call__(self, paths: list[str]) -> np.ndarray:
         """Returns the probabilities (images, classes) of a batch of any size."""
         (logits,) = self.session.run(["logits"], {"images": np.stack([self.prepare(path) for path in paths])})
+        if self.several:  # every class by itself
+            return 1 / (1 + np.exp(-logits))
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 

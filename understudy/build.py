@@ -18,6 +18,7 @@ from understudy.data import (
     Augment,
     AutoAugment,
     MaskSet,
+    MultiLabelSet,
     PadCropFlip,
     Policy,
     RandAugment,
@@ -119,7 +120,7 @@ def read_data(config: DataConfig) -> Splits:
 def with_label_noise(data: Splits, config: Config) -> Splits:
     """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
     noise = config.data.label_noise
-    if noise is None or isinstance(data.train, MaskSet):  # which is refused later
+    if noise is None or isinstance(data.train, MaskSet | MultiLabelSet):  # which is refused later
         return data
     train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
     return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
@@ -175,6 +176,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         student_taps=config.student.taps,
         teacher_taps={name: guide.taps for name, guide in guides.items()},
         precision=config.train.precision,
+        multilabel=isinstance(data.train, MultiLabelSet),
         sync_bn=config.train.sync_bn,
         shard=config.train.shard,
         sharded_teachers=[name for name, guide in guides.items() if guide.shard],
@@ -258,8 +260,8 @@ def _size_of_views(config: DataConfig, data: Splits) -> tuple[int, int]:
 
 
 def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
-    """Refuses a network for pixels on images with one label each, and the other way round."""
-    masks = isinstance(data.train, MaskSet)
+    """Refuses a network for pixels on images with labels, the other way round, and what the labels do not allow."""
+    masks, several = isinstance(data.train, MaskSet), isinstance(data.train, MultiLabelSet)
     if masks != distiller.network.dense:
         have, does = ("a mask an image", "the image") if masks else ("a label an image", "every pixel")
         names = (
@@ -270,24 +272,32 @@ def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
             f"{config.data.name} with {have}. Choose a network such as {names}"
         )
     given = config.data.augment or AugmentConfig()
-    classes_only = {
+    one_label = {"balance": config.data.balance, "label_noise": config.data.label_noise}
+    no_masks = {
         "mix": config.data.mix,
-        "balance": config.data.balance,
-        "label_noise": config.data.label_noise,
         "augment.randaugment": given.randaugment,
         "augment.autoaugment": given.autoaugment,
     }
-    for key, value in classes_only.items():
-        if masks and value:
+    refused = {**one_label, **(no_masks if masks else {})} if masks or several else {}
+    for key, value in refused.items():
+        if value:
+            have = "masks" if masks else "several labels"
             raise ValueError(
-                f"data.{key} must be left out for images with masks, got it for {config.data.name}. "
-                "It is for images with one label each"
+                f"data.{key} must be left out for images with {have}, got it for {config.data.name}. "
+                f"It is for images with {'one label' if key in one_label else 'labels'} each"
+            )
+    for name, guide in config.guides.items():
+        if several and guide.classes is not None and guide.classes.merges:
+            raise ValueError(
+                f"{config.guide_key(name)}.classes must give each class one of the teacher's where an image may have "
+                "several, got some with more. Name one each"
             )
 
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
     """Refuses to train terms that use labels on images without."""
-    without = int((data.train.targets < 0).sum())
+    unknown = data.train.targets < 0
+    without = int((unknown.all(dim=1) if isinstance(data.train, MultiLabelSet) else unknown).sum())
     for term in distiller.terms:
         if without and term.method.uses_labels:
             raise ValueError(
@@ -414,14 +424,15 @@ def divided_batches(images: ImageSet, built: Built, device: torch.device) -> Eva
 
 
 def targets_as_read(data: Splits) -> Tensor:
-    """Returns the label of every training image by its index, -1 for those held out or left out.
+    """Returns the label (or labels) of every training image by its index, -1 for those held out or left out.
 
     Masks are returned as they are: no term keeps anything by an image's number.
     """
     if isinstance(data.train, MaskSet):
         return data.train.targets
-    targets = torch.full((data.train.num_read,), -1, dtype=torch.int64)
-    targets[data.train.index] = data.train.targets
+    own = data.train.targets
+    targets = torch.full((data.train.num_read, *own.shape[1:]), -1, dtype=own.dtype)
+    targets[data.train.index] = own
     return targets
 
 

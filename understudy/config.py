@@ -117,7 +117,11 @@ class DataConfig(_Strict):
     """Seed of order and views; by default the run's seed."""
     image_column: str | None = None
     label_column: str | None = None
-    """Columns of a parquet file; by default image and label."""
+    """Columns of a table; by default image and label."""
+    label_separator: str | None = Field(default=None, min_length=1)
+    """Of a manifest: what stands between the classes of one image, which then may have several."""
+    label_columns: list[str] | None = Field(default=None, min_length=2)
+    """Of a manifest: the columns of 1 and 0, one a class, of images that may have several."""
     max_gib: float | None = Field(default=None, gt=0)
     """Memory that the decoded images of a part may take: beyond it they are decoded batch by batch, or refused."""
     resident: Literal["auto"] | bool = AUTO
@@ -181,6 +185,12 @@ class ClassesConfig(_Strict):
     """The teacher's classes, or a file with one a line; by default what its weights say."""
     count: int | None = Field(default=None, ge=1)
     """How many classes the teacher has, where neither names nor weights say it."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether a class of the data is made of several."""
+        entries = self.map.values() if isinstance(self.map, dict) else self.map
+        return any(isinstance(entry, list) and len(entry) > 1 for entry in entries)
 
 
 class TeacherConfig(ModelConfig):

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.config import Config, load_config
-from understudy.data import MaskSet, Splits
+from understudy.data import MaskSet, MultiLabelSet, Splits
 from understudy.data.normalisation import PUBLISHED
 from understudy.data.splits import kinds
 from understudy.guidance import asked_in_step
 from understudy.interface import IGNORE, Batch
+from understudy.metrics import average_precision
 from understudy.models import Translated
 from understudy.models.translated import untranslated
 from understudy.teacher.assemble import can_answer_ahead
@@ -114,6 +115,8 @@ def _examine(source: Any, overrides: Mapping[str, Any]) -> Iterator[Finding]:
 def _data(built: Built) -> Finding:
     if isinstance(built.data.train, MaskSet):
         return _masks(built.data, built.data.train)
+    if isinstance(built.data.train, MultiLabelSet):
+        return _labels(built.data, built.data.train)
     data, height, width = built.data, *built.data.image_size
     text = f"{len(data.train):,} training images {height}×{width}, {data.num_classes} classes"
     labelled = data.train.targets[data.train.targets >= 0]
@@ -133,6 +136,30 @@ def _data(built: Built) -> Finding:
             "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
         )
     return Finding("data", "ok", text, figures)
+
+
+def _labels(data: Splits, train: MultiLabelSet) -> Finding:
+    """Looks at how many images each class is in, and how many are not known."""
+    height, width = train.image_size
+    there, unknown = (train.targets == 1).sum(dim=0), float((train.targets == -1).double().mean())
+    text = (
+        f"{len(train):,} training images {height}×{width}, {train.num_classes} classes, "
+        f"{float(there.sum()) / len(train):.2f} an image"
+    )
+    text += f"; {unknown:.1%} of the labels not known" * (unknown > 0)
+    figures = {"images": len(train), "classes": train.num_classes, "unknown": unknown}
+    figures |= {"smallest_class": int(there.min()), "largest_class": int(there.max())}
+    if int(there.min()) == 0:
+        missing = train.classes[int(there.argmin())]
+        return Finding(
+            "data", "warning", f"{text}; none with class {missing!r}: it cannot be learned", figures
+        )
+    if data.test is None and data.val is None:
+        return Finding(
+            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
+        )
+    rarest = train.classes[int(there.argmin())]
+    return Finding("data", "ok", f"{text}; the rarest, {rarest}, is in {int(there.min()):,}", figures)
 
 
 def _masks(data: Splits, train: MaskSet) -> Finding:
@@ -202,6 +229,8 @@ def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
             )
         elif task.name == "segmentation":
             yield _miou(name, logits, batch, built)
+        elif task.name == "multilabel":
+            yield _map(name, logits, batch)
         elif len(batch.target):
             yield _accuracy(name, teacher.module, logits, batch, built)
 
@@ -244,6 +273,20 @@ def _miou(name: str, logits: Tensor, batch: Batch, built: Built) -> Finding:
         return Finding(name, "ok", text, figures)
     advice = "it knows nothing of these classes. Check its weights, its classes and its normalisation"
     return Finding(name, "warning", f"{text} (one class for all: {constant:.1f}%): {advice}", figures)
+
+
+def _map(name: str, logits: Tensor, batch: Batch) -> Finding:
+    """Compares a teacher of images of several classes with one that ranks them by chance."""
+    value = 100 * float(average_precision(logits, batch.target).nanmean())
+    known, there = batch.target >= 0, batch.target == 1
+    shares = there.sum(dim=0) / known.sum(dim=0).clamp_min(1)
+    chance = 100 * float(shares[there.any(dim=0)].mean())  # a random order's expected precision is the share
+    figures: dict[str, Any] = {"map": value, "chance": chance, "images": len(batch.target)}
+    text = f"mAP {value:.1f}% on {len(batch.target)} training images (chance {chance:.1f}%)"
+    if value > chance + 0.1 * (100 - chance):
+        return Finding(name, "ok", text, figures)
+    advice = "it knows next to nothing of these classes. Check its weights, its classes and its normalisation"
+    return Finding(name, "warning", f"{text}: {advice}", figures)
 
 
 def _normalisations(

@@ -31,7 +31,8 @@ class Prediction:
     classes: tuple[str, ...]
     """Most probable first."""
     probabilities: tuple[float, ...]
-    """Softmax, 0 to 1, in the same order; of a segmentation the share of the image's pixels."""
+    """Softmax, 0 to 1, in the same order; of a segmentation the share of the image's pixels, and where an image may
+    have several classes each one's own sigmoid."""
     mask: Tensor | None = None
     """Class number of every pixel, ``(H, W)`` uint8 at the image's own size, of a network that says so."""
 
@@ -51,8 +52,13 @@ class Predictor:
     image_size: tuple[int, int]
     """Height and width."""
     channels: int
-    dense: bool = False
-    """Whether it classifies pixels."""
+    task: str = "classification"
+    """Key of :data:`understudy.tasks.TASKS`."""
+
+    @property
+    def dense(self) -> bool:
+        """Whether it classifies pixels."""
+        return self.task == "segmentation"
 
     @torch.inference_mode()
     def __call__(self, path: str | Path, top: int = 3) -> Prediction:
@@ -83,7 +89,8 @@ class Predictor:
             raise ValueError(
                 f"images must be {height}×{width} for this model, got {got} in {path}. Resize it"
             )
-        probabilities = self.module(self._normalised(pixels)).softmax(dim=1)[0]
+        logits = self.module(self._normalised(pixels))[0]
+        probabilities = logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=0)
         values, places = probabilities.topk(min(top, len(self.classes)))
         return Prediction(str(path), tuple(self.classes[i] for i in places.tolist()), tuple(values.tolist()))
 
@@ -147,8 +154,8 @@ def load_predictor(source: str | Path) -> Predictor:
         )
     load_weights(module, path)
     mean, std = tuple(json.loads(about["mean"])), tuple(json.loads(about["std"]))
-    dense = about.get("task") == "segmentation"
-    return Predictor(module.eval(), classes, mean, std, (height, width), channels, dense)
+    task = about.get("task", "classification")
+    return Predictor(module.eval(), classes, mean, std, (height, width), channels, task)
 
 
 def predict(source: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:

@@ -61,7 +61,9 @@ def finish(verb: str, job: Job, built: Built) -> dict[str, Any]:
         found = measure(task, networks, batches, classes, job.device)
         last, theirs = found["student"], found.get("teacher")
         result["last"] |= named("test", last)
-        result["confusion"] = last.confusion.tolist()
+        result["measured"] = last.samples
+        if last.confusion is not None:
+            result["confusion"] = last.confusion.tolist()
         if task.name != "classification":
             result[task.per_class] = last.by_class
         if theirs is not None:
@@ -150,8 +152,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
-    if built.distiller.network.dense:
-        about["task"] = built.distiller.task.name
+    if (task := built.distiller.task.name) != "classification":
+        about["task"] = task
     if config.student.options:
         about["options"] = json.dumps(config.student.options)
     replacing = built.distiller.replacing
@@ -220,6 +222,8 @@ def _write_examples(
     """Writes test images for the report: those that were classified wrongly, or some with their masks."""
     test = built.data.test
     assert test is not None
+    if ours.confusion is None:  # images of several classes: which are wrong is no yes or no
+        return
     if ours.answers is not None:
         others = None if theirs is None or theirs.answers is None else theirs.answers.logits
         write_mistakes(job.folder, test.images, ours.answers.target, ours.answers.logits, others)

@@ -29,6 +29,7 @@ from understudy.methods.term import build_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
 from understudy.side_by_side import side_by_side
+from understudy.tasks import Task
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
 
@@ -115,7 +116,7 @@ def evaluate(
         ``test/`` and the numbers of :func:`understudy.metrics.quality`; with a teacher also ``teacher/`` and those, and
         :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent. Of a
         segmentation ``test/miou``, ``test/pixel_acc``, ``test/iou/CLASS`` and, with a teacher, its own and
-        ``agreement``, all in percent.
+        ``agreement``, all in percent; of images of several classes ``test/map``, ``test/f1``, ``test/ap/CLASS``.
 
     Raises:
         ValueError: the run is not finished, or the data have no test images.
@@ -141,8 +142,9 @@ def evaluate(
         if built.distiller.guides:
             networks["teacher"] = built.distiller.guides.predict
         batches = divided_batches(test, built, device)
-        found = measure(built.distiller.task, networks, batches, built.data.num_classes, device)
-        result = _numbers(found, built.data.classes)
+        task = built.distiller.task
+        found = measure(task, networks, batches, built.data.num_classes, device)
+        result = _numbers(found, built.data.classes, task)
         if corruptions:
             result |= _on_corrupted(networks, built, test, device)
         quiet = quiet or not built.distiller.ranks.is_first
@@ -152,13 +154,14 @@ def evaluate(
     return result
 
 
-def _numbers(found: Mapping[str, Measured], classes: Sequence[str]) -> dict[str, float]:
+def _numbers(found: Mapping[str, Measured], classes: Sequence[str], task: Task) -> dict[str, float]:
     """Returns everything that was measured under its name."""
     test, teacher = found["test"], found.get("teacher")
-    if test.answers is None:
+    if task.name != "classification" or test.answers is None:
+        kind = task.per_class.removeprefix("class_")
         result = {f"{name}/{key}": value for name, m in found.items() for key, value in m.scores.items()}
-        for kind, iou in zip(classes, test.by_class, strict=True):
-            result |= {} if iou is None else {f"test/iou/{kind}": iou}
+        for name, value in zip(classes, test.by_class, strict=True):
+            result |= {} if value is None else {f"test/{kind}/{name}": value}
         if teacher is not None and teacher.agreement is not None:
             result["agreement"] = teacher.agreement
         return result

@@ -290,7 +290,8 @@ def _row(name: str, model: str, method: str, runs: list[dict[str, Any]]) -> dict
 
 
 def _what(config: Config, plan: StudyConfig, result: Mapping[str, Any]) -> str:
-    number = {"classification": "top-1 accuracy", "segmentation": "mIoU"}[task_named(result.get("task")).name]
+    task = task_named(result.get("task"))
+    number = "top-1 accuracy" if task.primary == "acc1" else task.titles[task.primary]
     data, assumed = config.data, config.train
     limit = f"{data.limit} training images" if data.limit else "all training images"
     teacher = config.teacher.model if config.teacher else "none"

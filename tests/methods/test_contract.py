@@ -51,6 +51,7 @@ NORMS = dict.fromkeys(
 CASES = {
     "ab": Case(),
     "at": Case(),
+    "bce": Case({"pos_weight": "auto"}, sees_teacher=False),
     "binary_kl": Case({"standardise": True}),
     "binary_kl_norm": Case(),
     "cc": Case({"width": 16}, permutes=False),

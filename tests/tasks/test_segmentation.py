@@ -15,8 +15,8 @@ from understudy.tasks import TASKS, task_named
 from understudy.tasks.segmentation import Segmentation, at_size
 
 TASK, CLASSES, SIZE = Segmentation(), 3, (4, 5)
-NAMES = ("ce", "kd", "dkd", "binary_kl", "binary_kl_norm", "dhkd", "dual_head_kd", "logit_mse", "nckd", "tckd", "ttm",
-         "wsld", "wttm")  # fmt: skip
+NAMES = ("bce", "ce", "kd", "dkd", "binary_kl", "binary_kl_norm", "dhkd", "dual_head_kd", "logit_mse", "nckd", "tckd",
+         "ttm", "wsld", "wttm")  # fmt: skip
 
 
 def maps(seed=0, batch=3, size=SIZE, dtype=torch.float64):

@@ -67,13 +67,13 @@ def analyze(
         study = read_study(path)
         return _all(chosen, lambda a: a.run(study), lambda _: None, path, target, bool(only), console)
     config = config_of(path, changes)
-    if (path / "result.json").is_file() and task_named(
-        read_run(path).result.get("task")
-    ).name == "segmentation":
-        raise ValueError(
-            f"analyze must be given a run that classifies images, whose features are vectors, got a segmentation in "
-            f"{path}. Its class-by-class scores and masks are in report.html, and evaluate prints them"
-        )
+    if (path / "result.json").is_file():
+        task = task_named(read_run(path).result.get("task")).name
+        if task != "classification":
+            raise ValueError(
+                f"analyze must be given a run that gives each image one class, got one of {task} in {path}. Its "
+                "class-by-class scores are in report.html, and evaluate prints them"
+            )
     with process(config) as device:
         pair = Pair.load(path, device, config, options)
         try:

@@ -20,6 +20,7 @@ from understudy.data.items import read_python
 from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.manifest import read_manifest
 from understudy.data.masks import MaskSet
+from understudy.data.multilabel import MultiLabelSet
 from understudy.data.normalisation import PUBLISHED, normalise, pixel_statistics
 from understudy.data.parquet import read_parquet
 from understudy.data.policy import Augment, AutoAugment, Policy, RandAugment
@@ -37,6 +38,7 @@ __all__ = [
     "EvalLoader",
     "ImageSet",
     "MaskSet",
+    "MultiLabelSet",
     "PadCropFlip",
     "Policy",
     "RandAugment",

@@ -171,10 +171,10 @@ class TrainLoader:
         shown, other = rows[here], rows[partner.to(data.device)]
         return Batch(
             mix(mine, theirs, self.seed, epoch, step).contiguous(memory_format=self.memory_format),
-            data.targets[shown],
+            data.targets[shown].long(),
             data.index[shown],
             view[here],
-            data.targets[other],
+            data.targets[other].long(),
             mix.kept(self.seed, epoch, step, height, width),
         )
 
@@ -252,7 +252,9 @@ class EvalLoader:
         ]
         for rows, pixels in zip(parts, data.pixels(parts), strict=False):
             images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
-            yield Batch(images, data.targets[rows].long(), data.index[rows])  # masks are kept as bytes
+            yield Batch(
+                images, data.targets[rows].long(), data.index[rows]
+            )  # masks and many labels are kept as bytes
 
 
 def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from understudy.data.images import ImageSet
+from understudy.data.multilabel import MultiLabelSet, Rows, from_columns, from_names
 from understudy.data.undecoded import Files, Form, Resident, read_images
 
 UNLABELLED = -1
@@ -23,6 +25,8 @@ def read_manifest(
     root: str | Path | None = None,
     image_column: str = "image",
     label_column: str = "label",
+    label_separator: str | None = None,
+    label_columns: Sequence[str] | None = None,
     image_size: int | None = None,
     channels: int = 3,
     max_gib: float = 8.0,
@@ -35,12 +39,17 @@ def read_manifest(
     class numbers if all are whole numbers. A training image whose label is empty has none, and only terms that use no
     labels can learn from it.
 
+    Images may have several classes each: lists of names (JSON), names joined by ``label_separator``, or a column of 1
+    and 0 for every class (``label_columns``). See :mod:`understudy.data.multilabel` for what an empty cell means.
+
     Args:
         train: the table.
         test: likewise; its labels must be among those of ``train``, and all there.
         root: folder that the paths are relative to, by default the table's own; no path may lead out of it.
         image_column: name of the column of paths.
         label_column: name of the column of labels.
+        label_separator: what stands between the classes of one image in that column, such as ``;`` or a space.
+        label_columns: names of the columns that hold a 1, a 0 or nothing for one class each.
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one table may take, in GiB.
@@ -55,26 +64,45 @@ def read_manifest(
     if test is not None:
         tables["test"] = Path(test).expanduser()
     rows = {option: _rows(path, option) for option, path in tables.items()}
-    labels = {option: [_label(row, label_column) for row in found] for option, found in rows.items()}
-    classes = _classes([label for label in labels["train"] if label is not None], tables["train"])
-    numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
-    numbers[None] = UNLABELLED
+    if label_separator is not None and label_columns is not None:
+        raise ValueError(
+            "data.label_separator and data.label_columns must not be given together, got both. Leave one out"
+        )
+    lists = any(isinstance(row.get(label_column), list) for row in rows["train"])
+    if label_columns is not None:
+        kind, (classes, targets) = MultiLabelSet, from_columns(rows, label_columns)
+    elif label_separator is not None or lists:
+        kind = MultiLabelSet
+        classes, targets = from_names(rows, label_column, label_separator, tables["train"])
+    else:
+        kind, (classes, targets) = ImageSet, _one_each(rows, label_column, tables)
     sets, form = {}, Form(image_size, channels, max_gib, resident, workers)
     for option, path in tables.items():
         folder = path.parent if root is None else Path(root).expanduser()
         files = [
             _file(row, image_column, folder, f"{path} row {i}") for i, row in enumerate(rows[option], start=1)
         ]
-        for i, label in enumerate(labels[option], start=1):
+        images = read_images(Files(files), str(path), form)
+        sets[option] = kind.read(images, targets[option], classes, str(path), unlabelled=option == "train")
+    return sets["train"], sets.get("test")
+
+
+def _one_each(
+    rows: Rows, column: str, tables: Mapping[str, Path]
+) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Returns the classes and the class numbers of every table, of rows that give an image one label."""
+    labels = {option: [_label(row, column) for row in found] for option, found in rows.items()}
+    classes = _classes([label for label in labels["train"] if label is not None], tables["train"])
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
+    numbers[None] = UNLABELLED
+    for option, found in labels.items():
+        for i, label in enumerate(found, start=1):
             if label not in numbers or (label is None and option == "test"):
                 raise ValueError(
-                    f"labels of {path} must be among the classes of {tables['train']}, got {label!r} in row {i}. "
-                    "Correct the row or take it out"
+                    f"labels of {tables[option]} must be among the classes of {tables['train']}, got {label!r} in row "
+                    f"{i}. Correct the row or take it out"
                 )
-        images = read_images(Files(files), str(path), form)
-        targets = torch.tensor([numbers[label] for label in labels[option]])
-        sets[option] = ImageSet.read(images, targets, classes, str(path), unlabelled=option == "train")
-    return sets["train"], sets.get("test")
+    return classes, {option: torch.tensor([numbers[x] for x in found]) for option, found in labels.items()}
 
 
 def _rows(path: Path, option: str) -> list[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.images import ImageSet
+from understudy.data.multilabel import MultiLabelSet
 from understudy.data.subsets import balanced, complement, stratified
 
 
@@ -90,7 +91,12 @@ def keep(train: ImageSet, limit: int | None, seed: int) -> ImageSet:
 
 
 def kinds(train: ImageSet) -> Tensor:
-    """Returns what a choice of images is balanced over, ``(N,)`` int64: their classes, or nothing for masks."""
+    """Returns what a choice of images is balanced over, ``(N,)`` int64, -1 for an image of which nothing is known.
+
+    That is their class; for images with masks or with several classes it is one and the same number.
+    """
+    if isinstance(train, MultiLabelSet):
+        return -(train.targets == -1).all(dim=1).to(torch.int64)
     return train.targets if train.targets.dim() == 1 else torch.zeros(len(train), dtype=torch.int64)
 
 

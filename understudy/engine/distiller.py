@@ -52,6 +52,7 @@ class Distiller(nn.Module):
         teacher_taps: likewise (for several teachers by name).
         precision: ``bf16`` runs both networks under autocast; heads and losses stay in float32.
         same_family: whether both networks are of one family; by default judged by their classes.
+        multilabel: whether an image may have several classes; targets are then rows of 1, 0 and -1 (not known).
         sync_bn: with several processes, whether batch norms see the images of all, so that their number changes
             nothing but rounding; otherwise each normalises its own images (faster), and the first one's running
             statistics count.
@@ -88,6 +89,7 @@ class Distiller(nn.Module):
         teacher_taps: Mapping[str, Any] | None = None,
         precision: str = "fp32",
         same_family: bool | None = None,
+        multilabel: bool = False,
         sync_bn: bool = True,
         shard: bool = False,
         sharded_teachers: Iterable[str] = (),
@@ -110,7 +112,7 @@ class Distiller(nn.Module):
             name: _setup(network, guide, class_means, train_targets, same_family)
             for name, guide in {**guides, None: next(iter(guides.values()), None)}.items()
         }
-        self.task = task_of(network)
+        self.task = task_of(network, multilabel)
         for term in terms:
             _check_pair(term, self._setups[term.teacher])
             if (objection := self.task.objection(term.method)) is not None:
@@ -166,8 +168,8 @@ class Distiller(nn.Module):
 
         Args:
             images: ``(B, C, H, W)``, normalised; of several processes each gives its own, in the order of the ranks.
-            targets: ``(B,)`` int64, masks ``(B, H, W)`` for segmentation (255: ignored); ``None`` for images without
-                labels, which only some terms can use.
+            targets: ``(B,)`` int64, masks ``(B, H, W)`` for segmentation (255: ignored), ``(B, C)`` of 1, 0 and -1
+                (not known) with ``multilabel``; ``None`` for images without labels, which only some terms can use.
             index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
@@ -185,7 +187,7 @@ class Distiller(nn.Module):
                     raise ValueError(
                         f"term {term.label!r} must have labels, got images without. Leave it out for them"
                     )
-            targets = self.task.unlabelled(images)
+            targets = self.task.unlabelled(images, self.network.num_classes)
         if partner is not None:
             check_mixing(term for term, _ in active)
         batch = Batch(images, targets, index, view, partner, kept)

@@ -20,7 +20,7 @@ class Answers:
     logits: Tensor
     """``(N, C)`` float32."""
     target: Tensor
-    """``(N,)`` int64."""
+    """``(N,)`` int64; ``(N, C)`` where an image may have several classes."""
 
 
 @torch.no_grad()
@@ -51,14 +51,13 @@ class Shard:
 
     def gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> Answers:
         """Returns the answers to the whole set, from each process's logits and targets."""
-        sizes = self.ranks.exchange(
-            (sum(len(target) for _, target in pairs), *[x.shape[1] for x, _ in pairs[:1]])
-        )
+        rows = [tuple(tuple(column.shape[1:]) for column in pair) for pair in pairs[:1]]
+        sizes = self.ranks.exchange((sum(len(target) for _, target in pairs), *rows))
         counts = tuple(size[0] for size in sizes)
-        classes = next(size[1] for size in sizes if len(size) > 1)
+        shown, wanted = next(size[1] for size in sizes if len(size) > 1)  # of a process that has images
         nothing = (
-            torch.zeros(0, classes, device=self.device),
-            torch.zeros(0, dtype=torch.int64, device=self.device),
+            torch.zeros(0, *shown, device=self.device),
+            torch.zeros(0, *wanted, dtype=torch.int64, device=self.device),
         )
         logits, target = (torch.cat(column) for column in zip(nothing, *pairs, strict=True))
         return Answers(self.ranks.gather(logits, counts), self.ranks.gather(target, counts))

@@ -250,7 +250,7 @@ def _epoch(job: Job) -> Iterator[None]:
     job.save()
     job.keep_good()
     _keep_checkpoint(job)
-    job.console.say(_epoch_line(line, job.train.epochs, job.task.primary))
+    job.console.say(_epoch_line(line, job.train.epochs, job.task))
     if stopping and job.epoch < job.train.epochs:
         raise InterruptedRunError
 
@@ -380,9 +380,11 @@ def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.stem.removeprefix("epoch-")), path) for path in found)
 
 
-def _epoch_line(line: dict[str, Any], epochs: int, score: str) -> str:
+def _epoch_line(line: dict[str, Any], epochs: int, task: Task) -> str:
+    score, counted = task.primary, next(name for name in task.titles if f"train/{name}" in line)
     text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"
-    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{score}']:.2f}%"
+    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{counted}']:.2f}%"
+    text += f" {task.titles[counted]}" if counted != score else ""
     if f"val/{score}" in line:
         text += f"  val {line[f'val/{score}']:.2f}%"
     if "train/conflict" in line:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from understudy.engine.evaluate import Answers, Shard, answers
 from understudy.interface import Batch
-from understudy.metrics import class_iou, confusion_matrix, correct, top1_agreement
+from understudy.metrics import (
+    average_precision,
+    class_iou,
+    confusion_matrix,
+    correct,
+    label_counts,
+    micro_f1,
+    top1_agreement,
+)
 from understudy.tasks import Task
 
 
@@ -20,13 +28,17 @@ class Measured:
     """What one network is worth on a set."""
 
     scores: dict[str, float]
-    """In percent: ``acc1`` and ``acc5``, or ``miou`` and ``pixel_acc``."""
-    confusion: Tensor
-    """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given."""
+    """In percent: ``acc1`` and ``acc5``, ``map`` and ``f1``, or ``miou`` and ``pixel_acc``."""
+    samples: int
+    """How many answers were judged: images, labels that are known, or labelled pixels."""
+    confusion: Tensor | None
+    """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given; ``None`` where a
+    sample has several."""
     by_class: list[float | None]
-    """Accuracy (intersection over union) of every class in percent, ``None`` for one that does not occur."""
+    """Accuracy (average precision, intersection over union) of every class in percent, ``None`` for one that does not
+    occur."""
     agreement: float | None
-    """Share of the samples to which the first network gives the same class, in percent; ``None`` for itself."""
+    """Share of the samples on which the first network decides the same, in percent; ``None`` for itself."""
     answers: Answers | None = None
     """All logits, where an image has one row of them."""
 
@@ -42,10 +54,12 @@ def measure(
     """Returns what every network is worth, by its name; all must be in eval mode.
 
     With :class:`Shard` for batches it is collective, and every process gets the result for the whole set. Pixels are
-    counted, not averaged, so that no division of the set changes a number.
+    counted, not averaged, and images are judged all together, so that no division of the set changes a number.
     """
     if task.name == "classification":
         return _of_images(networks, batches)
+    if task.name == "multilabel":
+        return _of_labels(task, networks, batches)
     return _of_pixels(task, networks, batches, num_classes, device)
 
 
@@ -65,8 +79,32 @@ def _of_images(
             100 * right / images if images else None
             for right, images in zip(table.diagonal().tolist(), table.sum(dim=1).tolist(), strict=True)
         ]
-        found[name] = Measured(scores, table, by_class, agreement, shown)
+        found[name] = Measured(scores, count, table, by_class, agreement, shown)
     return found
+
+
+def _of_labels(
+    task: Task, networks: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterable[Batch]
+) -> dict[str, Measured]:
+    found: dict[str, Measured] = {}
+    for name, network in networks.items():
+        shown = answers(network, batches)
+        agreement, first = None, next((m.answers for m in found.values()), None)
+        if first is not None:
+            same, decided = task.agreement(first.logits, shown.logits, shown.target).tolist()
+            agreement = 100 * same / decided
+        precision, counts = (
+            average_precision(shown.logits, shown.target),
+            label_counts(shown.logits, shown.target),
+        )
+        scores = {"map": 100 * float(precision.nanmean()), "f1": 100 * micro_f1(counts)}
+        found[name] = Measured(scores, int(counts.sum()), None, _in_percent(precision), agreement, shown)
+    return found
+
+
+def _in_percent(shares: Tensor) -> list[float | None]:
+    """Returns shares of classes in percent, ``None`` for NaN."""
+    return [None if math.isnan(share) else 100 * share for share in shares.tolist()]
 
 
 def _of_pixels(
@@ -92,7 +130,8 @@ def _of_pixels(
                 batches.ranks.total(counts)
         same, judged = agreed[name].tolist()
         table = tally.tensors["confusion"].cpu()
-        by_class = [None if math.isnan(share) else 100 * share for share in class_iou(table).tolist()]
         agreement = 100 * same / max(judged, 1) if found else None
-        found[name] = Measured(tally.scores(), table, by_class, agreement)
+        found[name] = Measured(
+            tally.scores(), int(table.sum()), table, _in_percent(class_iou(table)), agreement
+        )
     return found

@@ -60,6 +60,13 @@ Named tensors of the student's backbone, the connector and the teacher's classif
 No name rebuilds this network: to run it, take the program or the ONNX file."""
 
 
+_KINDS = {
+    "classification": "An image classifier",
+    "multilabel": "An image classifier that finds any number of classes",
+    "segmentation": "A classifier of pixels",
+}
+
+
 def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, Any], rows: list[Row]) -> str:
     """Returns the Markdown text.
 
@@ -79,7 +86,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     parts = [
         f"---\nlibrary_name: understudy\npipeline_tag: image-{kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
-        f"{'A classifier of pixels' if pixels else 'An image classifier'}: {_code(config.student.model)}"
+        f"{_KINDS[run.task.name]}: {_code(config.student.model)}"
         f"{' with the classifier of its teacher' * run.transplanted}, {run.parameters:,} parameters, "
         f"{len(predictor.classes)} classes, for {'grey' if predictor.channels == 1 else 'colour'} images of "
         f"{height} × {width} pixels. {_teacher(run)}",
@@ -104,6 +111,8 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     about["use"] = (
         "mask = logits[0].argmax(axis=0)  # class numbers (H, W)"
         if pixels
+        else "print([name for name, logit in zip(classes, logits[0]) if logit > 0])"
+        if run.task.name == "multilabel"
         else "print(classes[logits[0].argmax()])"
     )
     loading = _LOADING | ({"safetensors": _TRANSPLANTED} if run.transplanted else {})
@@ -122,12 +131,12 @@ def _accuracy(run: FinishedRun) -> str:
     last, task = run.result["last"], run.task
     text = headline(run.result) + "."
     if f"test/{task.primary}" in last:
-        samples = sum(map(sum, run.result["confusion"]))
-        what = "labelled pixels of test images" if task.name == "segmentation" else "test images"
+        samples = run.result.get("measured") or sum(map(sum, run.result["confusion"]))  # older runs
         others = {score: title for score, title in task.titles.items() if score != task.primary}
         for score, title in others.items():
             text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
-        text += f" Measured once, in PyTorch, on {samples:,} {what} that were not used to train or to choose anything."
+        text += f" Measured once, in PyTorch, on {samples:,} {task.samples} that were not used to train or to choose"
+        text += " anything."
     return text[0].upper() + text[1:]
 
 

@@ -2,6 +2,7 @@
 
 from understudy.methods.ab import AB
 from understudy.methods.at import AT
+from understudy.methods.bce import BinaryCrossEntropy
 from understudy.methods.binary_kl import BinaryKL, BinaryKLNorm
 from understudy.methods.cc import CC
 from understudy.methods.ce import CrossEntropy
@@ -39,6 +40,7 @@ from understudy.methods.wsld import WSLD
 METHODS: dict[str, type[Method]] = {
     "ab": AB,
     "at": AT,
+    "bce": BinaryCrossEntropy,
     "binary_kl": BinaryKL,
     "binary_kl_norm": BinaryKLNorm,
     "cc": CC,

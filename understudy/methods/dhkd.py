@@ -32,6 +32,11 @@ class DHKD(LogitMethod):
     head: Head = "auto"
     head_loss: Literal["binary_kl_norm", "binary_kl", "kd"] = "binary_kl_norm"
 
+    @property
+    def one_class(self) -> bool:
+        """Where the auxiliary head learns by a softmax over the classes."""
+        return self.head_loss == "kd"
+
     def resolved(self, setup: Setup) -> DHKD:
         """Returns the same with the kind of head decided."""
         return replace(self, head=_head_kind(self.head, setup))
@@ -58,6 +63,11 @@ class DualHeadKD(LogitMethod):
 
     temperature: Temperature = 4.0
     head: Head = "auto"
+
+    @property
+    def one_class(self) -> bool:
+        """It reads a softmax over the classes."""
+        return True
 
     def resolved(self, setup: Setup) -> DualHeadKD:
         """Returns the same with the kind of head decided."""

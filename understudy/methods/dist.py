@@ -28,6 +28,11 @@ class DIST(Method):
     standardise: bool = False
 
     @property
+    def one_class(self) -> bool:
+        """It reads a softmax over the classes."""
+        return True
+
+    @property
     def relates_samples(self) -> bool:
         """With the correlation of columns, which runs over the samples."""
         return self.gamma > 0

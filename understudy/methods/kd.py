@@ -21,6 +21,11 @@ class KD(LogitMethod):
     temperature: Temperature = 4.0
     standardise: bool = False
 
+    @property
+    def one_class(self) -> bool:
+        """It reads a softmax over the classes."""
+        return True
+
     def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns T² KL(p_t ‖ p_s)."""
         return kd_loss(*logit_pair(student, teacher, self.standardise), self.temperature, "none")

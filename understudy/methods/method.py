@@ -62,6 +62,11 @@ class Method(ABC):
         return False
 
     @property
+    def one_class(self) -> bool:
+        """Whether it presumes that an image has one class: it reads class numbers, or a softmax over the classes."""
+        return self.uses_labels
+
+    @property
     def takes_maps(self) -> bool:
         """Whether everything it reads may be of a network that classifies pixels: stages alone, and no label."""
         roles = (*self.student_roles, *self.teacher_roles, *self.prepare_taps)

@@ -26,6 +26,11 @@ class TTM(LogitMethod):
 
     gamma: Annotated[Positive, Search(0.05, 0.5)] = 0.1
 
+    @property
+    def one_class(self) -> bool:
+        """It reads a softmax over the classes."""
+        return True
+
     def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns KL(p_t^γ normalised ‖ p_s)."""
         return ttm_loss(student["logits"], teacher["logits"], self.gamma, "none")
@@ -38,6 +43,11 @@ class WTTM(LogitMethod):
     paper: ClassVar[str] = _PAPER
 
     gamma: Annotated[Positive, Search(0.05, 0.5)] = 0.2
+
+    @property
+    def one_class(self) -> bool:
+        """It reads a softmax over the classes."""
+        return True
 
     def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns Σ p_t^γ · KL(p_t^γ normalised ‖ p_s)."""

@@ -16,6 +16,9 @@ from understudy.metrics.compare import summarise as summarise
 from understudy.metrics.compare import unpaired_difference as unpaired_difference
 from understudy.metrics.compare import verdict as verdict
 from understudy.metrics.confusion import confusion_matrix as confusion_matrix
+from understudy.metrics.multilabel import average_precision as average_precision
+from understudy.metrics.multilabel import label_counts as label_counts
+from understudy.metrics.multilabel import micro_f1 as micro_f1
 from understudy.metrics.overview import likeness as likeness
 from understudy.metrics.overview import quality as quality
 from understudy.metrics.per_class import per_class_accuracy as per_class_accuracy

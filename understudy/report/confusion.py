@@ -14,6 +14,7 @@ from PIL import Image
 
 from understudy.report.folder import class_names
 from understudy.report.tables import MISSING, Cell, Column, Table, number_cell, signed
+from understudy.tasks import task_named
 
 MOST_NAMED = 30
 """Up to this many classes the matrix is a table with names; above, a picture without."""
@@ -79,11 +80,36 @@ def read_confusion(result: Mapping[str, Any], alone: Mapping[str, Any] | None = 
 def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
     """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix.
 
-    Of a segmentation it is the intersection over union.
+    Of a segmentation it is the intersection over union; of images of several classes the average precision.
     """
+    if result.get("task") == "multilabel":
+        return _listed(result.get("class_ap"))
     if not result.get("confusion"):
         return []
     return _scores(_as_matrix(result["confusion"]), _of_pixels(result))
+
+
+def read_by_class(result: Mapping[str, Any], alone: Mapping[str, Any] | None = None) -> Table | None:
+    """Returns the average precision of every class, of images of several; ``None`` for all others.
+
+    Args:
+        result: of ``result.json``: ``class_ap`` and ``classes``.
+        alone: of the same student trained without a teacher, to stand beside it class by class.
+    """
+    mine = class_accuracy(result) if result.get("task") == "multilabel" else []
+    if not mine:
+        return None
+    known, others = class_names(result), _others(result, alone, len(mine))
+    rows = []
+    for c, value in enumerate(mine):
+        cells = [Cell(known[c] if c < len(known) else f"class {c}"), number_cell(value, digits=1)]
+        for _, values in others:
+            cells += [number_cell(values[c], digits=1), _gain(value, values[c])]
+        rows.append(tuple(cells))
+    columns = [Column("Class", numeric=False), Column("Average precision, %")]
+    for name, _ in others:
+        columns += [Column(f"{name}, %"), Column(f"Minus {name.lower()}")]
+    return Table("Average precision by class, on the test set", tuple(columns), tuple(rows))
 
 
 def _of_pixels(result: Mapping[str, Any]) -> bool:
@@ -102,16 +128,15 @@ def _others(
 ) -> list[tuple[str, list[float | None]]]:
     """Returns who else was measured on these classes, and how each did."""
     teacher = result.get("teacher")
-    key = "class_iou" if _of_pixels(result) else "class_acc1"
+    key = task_named(result.get("task")).per_class
     theirs = teacher.get(key) if isinstance(teacher, Mapping) else None
-    found = [
-        (
-            "Teacher",
-            [v if isinstance(v, int | float) else None for v in theirs] if isinstance(theirs, list) else [],
-        ),
-        ("Alone", class_accuracy(alone or {})),
-    ]
+    found = [("Teacher", _listed(theirs)), ("Alone", class_accuracy(alone or {}))]
     return [(name, values) for name, values in found if len(values) == count]
+
+
+def _listed(values: Any) -> list[float | None]:
+    """Returns a list of ``result.json`` with ``None`` for whatever is no number."""
+    return [v if isinstance(v, int | float) else None for v in values] if isinstance(values, list) else []
 
 
 def _as_matrix(confusion: Any) -> NDArray[np.float64]:

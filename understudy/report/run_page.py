@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from understudy.report.confusion import read_confusion
+from understudy.report.confusion import read_by_class, read_confusion
 from understudy.report.examples import legend, read_examples
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
 from understudy.report.folder import RunFolder, class_names, number, part, string
@@ -22,10 +22,17 @@ from understudy.report.tables import (
     mapping_table,
     number_cell,
 )
-from understudy.tasks import Task, task_named
+from understudy.tasks import TASKS, Task, task_named
 
 _NO_TERMS = {
-    f"train/{name}" for name in ("loss", "acc1", "acc5", "miou", "pixel_acc", "lambda", "conflict", "skipped")
+    f"train/{name}"
+    for name in (
+        "loss",
+        "lambda",
+        "conflict",
+        "skipped",
+        *(score for task in TASKS.values() for score in task.titles),
+    )
 }
 MOST_EPOCHS = 300
 """Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
@@ -65,6 +72,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "figures": _figures(run, alone),
         "epoch_table": _epoch_table(run.metrics),
         "confusion": read_confusion(run.result, None if alone is None else alone.result),
+        "by_class": read_by_class(run.result, None if alone is None else alone.result),
         "wrong": wrong,
         "mistakes": mistakes,
         "examples": read_examples(run.path, len(classes), None if alone is None else alone.path),
@@ -76,11 +84,12 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
 
 def task_of_run(run: RunFolder) -> Task:
     """Returns the task of a run: as its result says, or, before there is one, as its epochs were scored."""
-    seen = any("train/miou" in row for row in run.metrics)
-    return task_named(run.result.get("task", "segmentation" if seen else None))
+    scored = {key.removeprefix("train/") for row in run.metrics[:1] for key in row}
+    seen = next((name for name, task in TASKS.items() if scored & task.titles.keys()), None)
+    return task_named(run.result.get("task", seen))
 
 
-_SCORES = {"classification": "top-1 accuracy", "segmentation": "mIoU"}
+_SCORES = {"classification": "top-1 accuracy", "multilabel": "mean average precision", "segmentation": "mIoU"}
 
 
 def _title(run: RunFolder) -> str:
@@ -169,8 +178,13 @@ def _best_in_words(best: Mapping[str, Any]) -> str:
     if not best:
         return ""
     epoch = decimal(number(best, "epoch"), digits=0)
-    value, pixels = number(best, "val/acc1"), number(best, "val/miou")
-    name, value = ("mIoU", pixels) if pixels is not None else ("accuracy", value)
+    held_out = {
+        "accuracy" if task.primary == "acc1" else task.titles[task.primary]: number(
+            best, f"val/{task.primary}"
+        )
+        for task in TASKS.values()
+    }
+    name, value = next(((k, v) for k, v in held_out.items() if v is not None), ("accuracy", None))
     if best.get("chosen_on") == "test":
         return f"epoch {epoch} was chosen on the test set itself, so its accuracy there is optimistic"
     reached = "" if value is None else f" ({decimal(value)} %)"
@@ -220,8 +234,9 @@ def _facts(run: RunFolder) -> list[tuple[str, str]]:
         facts.append(("Size of the teacher", f"{guide / parameters:.1f} × the student"))
     agreement = number(teacher, "agreement")
     if agreement is not None:
-        samples = "labelled test pixels" if task_of_run(run).name == "segmentation" else "test images"
-        facts.append(("Same prediction as the teacher", f"{decimal(agreement)} % of {samples}"))
+        facts.append(
+            ("Same prediction as the teacher", f"{decimal(agreement)} % of {task_of_run(run).samples}")
+        )
     return [(name, value) for name, value in facts if value]
 
 
@@ -238,7 +253,11 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-_CURVES = {"classification": "Accuracy, %", "segmentation": "mIoU, % (of augmented images in training)"}
+_CURVES = {
+    "classification": "Accuracy, %",
+    "multilabel": "mAP, % (in training: micro F1)",
+    "segmentation": "mIoU, % (of augmented images in training)",
+}
 
 
 def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> list[Picture | None]:
@@ -289,10 +308,12 @@ def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
 
 
 def _accuracy_lines(run: RunFolder, alone: RunFolder | None) -> list[Line]:
-    rows, score = run.metrics, task_of_run(run).primary
+    rows, task = run.metrics, task_of_run(run)
+    score = task.primary
+    counted = next((name for name in task.titles if f"train/{name}" in rows[0]), score)
     span = [number(rows[0], "epoch") or 0.0, number(rows[-1], "epoch") or 0.0]
     lines = [
-        _line("training", rows, f"train/{score}", 0),
+        _line("training", rows, f"train/{counted}", 0),
         _line("held out", rows, f"val/{score}", 1),
         _line("test, once", rows, f"test/{score}", 2),
     ]

@@ -212,7 +212,7 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
         for c in range(len(columns[0][1]))
     )
     heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
-    measure = "IoU" if string(study, "metric") == "test/miou" else "accuracy"
+    measure = {"test/miou": "IoU", "test/map": "average precision"}.get(string(study, "metric"), "accuracy")
     return Table(f"Test {measure} by class in percent, mean over the seeds", heads, rows)
 
 

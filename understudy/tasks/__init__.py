@@ -1,4 +1,4 @@
-"""What target, loss and score mean: classification of images, segmentation of their pixels."""
+"""What target, loss and score mean: classification of images, one class or many, segmentation of their pixels."""
 
 from __future__ import annotations
 
@@ -6,16 +6,28 @@ from collections.abc import Mapping
 
 from understudy.interface import Network
 from understudy.tasks.classification import Classification
+from understudy.tasks.multilabel import MultiLabel
 from understudy.tasks.segmentation import Segmentation
 from understudy.tasks.task import Tally as Tally
 from understudy.tasks.task import Task as Task
 
-TASKS: Mapping[str, Task] = {"classification": Classification(), "segmentation": Segmentation()}
+TASKS: Mapping[str, Task] = {
+    "classification": Classification(),
+    "multilabel": MultiLabel(),
+    "segmentation": Segmentation(),
+}
 """Name -> task. A task holds nothing, so one of each is enough."""
 
 
-def task_of(network: Network) -> Task:
+def task_of(network: Network, multilabel: bool = False) -> Task:
     """Returns the task of a network: a map of logits classifies pixels, a vector the image.
+
+    Args:
+        network: what is trained.
+        multilabel: whether an image may have several classes, which no network shows.
+
+    Raises:
+        ValueError: pixels are classified, and have several classes.
 
     Example:
         >>> import torch
@@ -25,7 +37,12 @@ def task_of(network: Network) -> Task:
         >>> task_of(describe(create_model("cnn_tiny", num_classes=4), torch.zeros(1, 3, 32, 32))).name
         'classification'
     """
-    return TASKS["segmentation" if network.dense else "classification"]
+    if multilabel and network.dense:
+        raise ValueError(
+            "multilabel must be left out for a network that classifies pixels, got it, and each pixel has one class. "
+            "Choose a network that classifies images, such as resnet18"
+        )
+    return TASKS["segmentation" if network.dense else "multilabel" if multilabel else "classification"]
 
 
 def task_named(name: object) -> Task:

@@ -20,6 +20,7 @@ class Classification:
     primary: ClassVar[str] = "acc1"
     per_class: ClassVar[str] = "class_acc1"
     titles: ClassVar[dict[str, str]] = {"acc1": "top-1", "acc5": "top-5"}
+    samples: ClassVar[str] = "test images"
 
     def objection(self, method: Method) -> str | None:
         """Returns ``None``: all methods were made for it."""
@@ -31,8 +32,9 @@ class Classification:
         del target, num_classes
         return None
 
-    def unlabelled(self, images: Tensor) -> Tensor:
+    def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns -1 for every image."""
+        del num_classes
         return torch.full((len(images),), -1, device=images.device)
 
     def loss(

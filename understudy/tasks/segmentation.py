@@ -30,6 +30,7 @@ class Segmentation:
     primary: ClassVar[str] = "miou"
     per_class: ClassVar[str] = "class_iou"
     titles: ClassVar[dict[str, str]] = {"miou": "mIoU", "pixel_acc": "pixel accuracy"}
+    samples: ClassVar[str] = "labelled pixels of test images"
 
     def objection(self, method: Method) -> str | None:
         """Returns that it reads more than a pixel's logits and the backbone's maps."""
@@ -63,8 +64,9 @@ class Segmentation:
                 )
         return counted.sum().double() / max(len(target), 1)
 
-    def unlabelled(self, images: Tensor) -> Tensor:
+    def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns -1 for every pixel: it has no label, and terms that need none learn from it."""
+        del num_classes
         return torch.full((len(images), *images.shape[2:]), -1, device=images.device)
 
     def loss(

@@ -28,7 +28,10 @@ class Tally(Protocol):
         ...
 
     def scores(self) -> dict[str, float]:
-        """Returns the scores by name, in percent, the one that chooses first; reads the device."""
+        """Returns the scores by name, in percent, the one that chooses first; reads the device.
+
+        Those that need more than counts (average precision) are left out.
+        """
         ...
 
 
@@ -42,7 +45,9 @@ class Task(Protocol):
     per_class: ClassVar[str]
     """Under what name ``result.json`` has the score of every class."""
     titles: ClassVar[dict[str, str]]
-    """Score -> what it is called in texts."""
+    """Score -> what it is called in texts; two, the primary one first."""
+    samples: ClassVar[str]
+    """What a score is taken over, as texts call it."""
 
     def objection(self, method: Method) -> str | None:
         """Returns what a method would have to be to make sense here; ``None`` if it does."""
@@ -56,7 +61,7 @@ class Task(Protocol):
         """
         ...
 
-    def unlabelled(self, images: Tensor) -> Tensor:
+    def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns the target of images that come without."""
         ...
 

@@ -326,7 +326,7 @@ def test_the_command_line_ends_with_status_2_on_a_broken_mask(folder, tmp_path):
 
 def test_an_analysis_that_needs_vectors_says_so(runs):
     _, student, _ = runs
-    with pytest.raises(ValueError, match="analyze must be given a run that classifies images"):
+    with pytest.raises(ValueError, match="gives each image one class, got one of segmentation"):
         analyze(student.path)
 
 

@@ -35,6 +35,7 @@ from understudy.report.tables import (
     number_cell,
 )
 from understudy.report.text_tables import interval, published_text, wins
+from understudy.tasks import TASKS
 
 MOST_IMAGES = 12
 """So many misclassified images at most."""
@@ -76,16 +77,15 @@ def metric_title(metric: str) -> str:
 
     Example:
         >>> from understudy.report.study_page import metric_title
-        >>> metric_title("test/acc1"), metric_title("test/map")
-        ('Test top-1 accuracy, %', 'test/map')
+        >>> metric_title("test/acc1"), metric_title("val/map"), metric_title("test/other")
+        ('Test top-1 accuracy, %', 'Held-out mAP, %', 'test/other')
     """
-    known = {
-        "test/acc1": "Test top-1 accuracy, %",
-        "test/acc5": "Test top-5 accuracy, %",
-        "val/acc1": "Held-out top-1 accuracy, %",
-        "test/miou": "Test mIoU, %",
-    }
-    return known.get(metric, metric)
+    titles = {name: title for task in TASKS.values() for name, title in task.titles.items()}
+    parts = {"test": "Test", "val": "Held-out"}
+    part, _, score = metric.partition("/")
+    if part not in parts or score not in titles:
+        return metric
+    return f"{parts[part]} {titles[score]}{' accuracy' * titles[score].startswith('top-')}, %"
 
 
 def _mean_and_spread(line: ArmLine) -> Cell:
@@ -262,6 +262,8 @@ def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]
         ("train/acc1", "Training accuracy, %"),
         ("val/miou", "Held-out mIoU, %"),
         ("train/miou", "Training mIoU (augmented images), %"),
+        ("val/map", "Held-out mAP, %"),
+        ("train/f1", "Training micro F1 (augmented images), %"),
         ("train/conflict", "Steps where label and teacher gradients oppose, %"),
         ("diagnose/agreement", "Same class as the teacher, % of training images sampled"),
         ("diagnose/feature_norm", "Norm of the student's feature"),

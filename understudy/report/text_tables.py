@@ -12,10 +12,12 @@ from understudy.files import write_text
 from understudy.metrics import Difference
 from understudy.report.folder import items, number, string
 from understudy.report.summary import ALONE, KD, ArmLine, arm_lines
+from understudy.tasks import TASKS
 
 FILES = ("table.csv", "runs.csv", "table.md", "table.tex")
 """What :func:`write_tables` writes."""
 
+_TITLES = {f"test/{task.primary}": task.titles[task.primary] for task in TASKS.values()}
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -57,7 +59,7 @@ def shown(lines: Sequence[ArmLine], metric: str = "") -> tuple[list[str], list[l
         "model": [line.model for line in lines],
         "parameters": [_count(line.parameters) for line in lines],
         "extra in training": [_count(line.extra) for line in lines],
-        "test mIoU" if metric == "test/miou" else "test top-1": [_score(line) for line in lines],
+        f"test {_TITLES.get(metric, 'top-1')}": [_score(line) for line in lines],
         f"to {ALONE}": [interval(line.to_alone) for line in lines],
         f"to {KD}": [interval(line.to_kd) for line in lines],
         "wins": [wins(line.to_alone) for line in lines],

@@ -22,9 +22,9 @@ _TITLES = {"test/acc1": "top-1, %", "test/map": "mAP, %", "test/miou": "mIoU, %"
 
 INTRODUCTION = """# Results
 
-What was run, on which images, how often, and what came of it. Every section is a folder of `results/`: the config of the
-study, every run, the table, versions, and what we make of it. One command re-creates a table from nothing but the images;
-given again, it reuses what is finished.
+What was run, on which images, how often, and what came of it. Every section is a folder of `results/`: the config of
+the study, every run, the table, versions, and what we make of it. One command re-creates a table from nothing but the
+images; given again, it reuses what is finished.
 
 How to read the tables: a score is that of the last epoch on test images that had no say in anything. Mean ± standard
 deviation over n seeds; a difference is taken seed by seed, and its ± is Student's 95 % interval. **An interval that

@@ -221,6 +221,20 @@ def test_a_study_compares_by_map(folder, runs, tmp_path):
     assert "average precision by class" in (tmp_path / "study" / "report.html").read_text()
 
 
+def test_a_search_is_judged_by_map(folder, runs, tmp_path):
+    pytest.importorskip("optuna")
+    _, _, root = runs
+    changes = {
+        "teacher.weights": str(root / "teacher" / "student.safetensors"), "train.epochs": 1, "train.ema": None,
+        "losses": [{"name": "bce"}, {"name": "binary_kl"}], "tune": {"trials": 2},
+    }  # fmt: skip
+    found = us.tune(config_of(folder, tmp_path / "search", **changes), quiet=True)
+    assert found.table["metric"] == "val/map"
+    assert found.table["best"]["val/map"] == max(trial["val/map"] for trial in found.table["trials"])
+    assert "standard error" not in found.table["statements"][0]
+    assert "% mAP on 36 held-out images" in found.table["statements"][0]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

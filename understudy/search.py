@@ -20,13 +20,13 @@ from understudy.pool import Task, Worker, end, is_held
 from understudy.space import Contender, Setting
 from understudy.trial import (
     COHORT,
-    SCORE,
     STATUS,
     begun_trial,
     conclude_trial,
     open_study,
     require_optuna,
     run_trial,
+    score_of,
 )
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Search:
             return
         results = {n: read_json(self._place(n) / "result.json") for n in left}
         decision = f"kept after epoch {max(result['last']['epoch'] for result in results.values())}"
-        ranking = sorted(left, key=lambda n: -results[n]["last"][SCORE])
+        ranking = sorted(left, key=lambda n: -(score_of(results[n]) or 0.0))
         kept = self.study.user_attrs.get(decision, ranking[: -(-len(left) // 2)])
         self.study.set_user_attr(decision, kept)  # first: a search that is killed below must not decide again
         for number in left:
@@ -190,7 +190,7 @@ class Search:
             return
         result = self._note(number)
         one, values = self.values(number)
-        epoch, score = result["last"]["epoch"], result["last"].get(SCORE)
+        epoch, score = result["last"]["epoch"], score_of(result)
         what = {
             "finished": f"{score:.2f}%" if score is not None else "",
             "stopped": f"stopped after epoch {epoch}" + (f" at {score:.2f}%" if score is not None else ""),
@@ -205,7 +205,7 @@ class Search:
         finished = result[STATUS] == "finished"
         self.study.tell(
             number,
-            result["last"][SCORE] if finished else None,
+            score_of(result) if finished else None,
             state=states.COMPLETE if finished else states.PRUNED,
             skip_if_finished=True,
         )

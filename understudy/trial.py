@@ -17,12 +17,11 @@ from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.files import read_json, write_json
 from understudy.job import note, open_job, stored_config, take_up
 from understudy.result import summary, write_weights
+from understudy.tasks import held_out_score
 
 if TYPE_CHECKING:
     import optuna
 
-SCORE = "val/acc1"
-"""What trials are judged by: top-1 accuracy in percent on the images held out of train."""
 DATABASE = "study.db"
 """File of a search's folder: Optuna's study, in SQLite."""
 REDUCTION = 3
@@ -108,6 +107,16 @@ class StoppedEarlyError(Exception):
     """The trial is not worth its remaining epochs."""
 
 
+def score_of(result: Mapping[str, Any]) -> float | None:
+    """Returns the held-out score of a trial's last epoch in percent, ``None`` before it was measured.
+
+    Args:
+        result: content of ``result.json``.
+    """
+    name = held_out_score(result["last"])
+    return None if name is None else float(result["last"][name])
+
+
 class Reporter:
     """Tells Optuna the score of every epoch that is measured, and ends a trial that falls behind.
 
@@ -135,11 +144,12 @@ class Reporter:
         Raises:
             StoppedEarlyError: others were better by then.
         """
-        if SCORE not in line:
+        score = held_out_score(line)
+        if score is None:
             return
         epoch = int(line["epoch"])
         if epoch not in self._known:
-            self._trial.report(float(line[SCORE]), epoch)
+            self._trial.report(float(line[score]), epoch)
         behind = 2 * epoch <= self._epochs and self._trial.should_prune()  # which also notes the rung
         if epoch in self._pauses and not self._stop.is_set():
             self.paused = True

@@ -24,7 +24,8 @@ from understudy.run import Source
 from understudy.search import Search, in_words
 from understudy.space import Contender, check_space, contender
 from understudy.study import arm_config
-from understudy.trial import SCORE, STATUS, require_optuna, train_unseen
+from understudy.tasks import TASKS, held_out_score
+from understudy.trial import STATUS, require_optuna, score_of, train_unseen
 
 RACE: tuple[str | ArmConfig, ...] = (
     ArmConfig(name=ALONE, losses=[{"name": "ce"}]),
@@ -105,7 +106,7 @@ def tune(
 def show(table: dict[str, Any]) -> None:
     """Prints a search's summary."""
     console = RichConsole(highlight=False)
-    grid = Table(title=Text("held-out top-1, %"), title_justify="left")
+    grid = Table(title=Text(f"held-out {_title(table)}, %"), title_justify="left")
     for head in ("method", "best", "as written", "trials", "stopped early", "diverged"):
         grid.add_column(head, justify="left" if head == "method" else "right")
     for row in table["methods"]:
@@ -228,13 +229,14 @@ def _teacher(base: Config, folder: Path, console: Console) -> dict[str, str]:
     )
     console.say(f"the teacher has no weights and is trained first ({own.student.model})")
     result = train_unseen("train", own)
-    console.say(f"teacher: {result['last'][SCORE]:.2f}% held out")
+    console.say(f"teacher: {score_of(result):.2f}% held out")
     return {"teacher.weights": str(folder / "teacher" / "student.safetensors")}
 
 
 def _table(search: Search, held_out: int) -> dict[str, Any]:
     """Returns the content of ``tune.json``."""
     trials = []
+    metric = next((name for r in search.results.values() if (name := held_out_score(r["last"]))), "val/acc1")
     for number, result in sorted(search.results.items()):
         one, values = search.values(number)
         trials.append(
@@ -243,7 +245,7 @@ def _table(search: Search, held_out: int) -> dict[str, Any]:
                 "method": one.name,
                 "status": result[STATUS],
                 "epochs": result["last"]["epoch"],
-                SCORE: result["last"].get(SCORE),
+                metric: score_of(result),
                 "seconds": result["seconds"],
                 "settings": values,
                 "as_written": values == one.written(),
@@ -257,11 +259,11 @@ def _table(search: Search, held_out: int) -> dict[str, Any]:
         )
     table: dict[str, Any] = {
         "format": 1,
-        "metric": SCORE,
+        "metric": metric,
         "held_out_images": held_out,
         "epochs": search.contenders[0].config.train.epochs,
-        "methods": [_method_row(one.name, trials) for one in search.contenders],
-        "best": max(finished, key=lambda trial: trial[SCORE]),
+        "methods": [_method_row(one.name, trials, metric) for one in search.contenders],
+        "best": max(finished, key=lambda trial: trial[metric]),
         "trials": trials,
         "space": {one.name: [s.describe() for s in one.settings] for one in search.contenders},
         "workers": search.workers,
@@ -270,14 +272,14 @@ def _table(search: Search, held_out: int) -> dict[str, Any]:
     return table | {"statements": _statements(table)}
 
 
-def _method_row(name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _method_row(name: str, trials: list[dict[str, Any]], metric: str) -> dict[str, Any]:
     mine = [trial for trial in trials if trial["method"] == name]
     finished = [trial for trial in mine if trial["status"] == "finished"]
-    best = max(finished, key=lambda trial: trial[SCORE], default=None)
-    written = next((trial[SCORE] for trial in finished if trial["as_written"]), None)
+    best = max(finished, key=lambda trial: trial[metric], default=None)
+    written = next((trial[metric] for trial in finished if trial["as_written"]), None)
     return {
         "name": name,
-        "best": best[SCORE] if best else None,
+        "best": best[metric] if best else None,
         "as_written": written,
         "trials": len(mine),
         "stopped": sum(trial["status"] == "stopped" for trial in mine),
@@ -289,21 +291,30 @@ def _method_row(name: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
 def _statements(table: dict[str, Any]) -> list[str]:
     """Returns what the table means, and what it does not."""
     best, trials, images = table["best"], table["trials"], table["held_out_images"]
-    share = best[SCORE] / 100
-    error = 100 * math.sqrt(share * (1 - share) / images)
+    score = best[table["metric"]]
+    error = ""
+    if table["metric"] == "val/acc1":  # of right and wrong images alone it is known
+        error = f" (standard error {100 * math.sqrt(score / 100 * (1 - score / 100) / images):.2f})"
     epochs = sum(trial["epochs"] for trial in trials)
     stopped = sum(trial["status"] == "stopped" for trial in trials)
     diverged = sum(trial["status"] == "diverged" for trial in trials)
     minutes = sum(trial["seconds"] for trial in trials) / 60
     return [
-        f"best: trial {best['trial']}, {best['method']}, {best[SCORE]:.2f}% of {images} held-out images "
-        f"(standard error {error:.2f}); {in_words(best['settings'])}",
+        f"best: trial {best['trial']}, {best['method']}, {score:.2f}% {_title(table)} on {images} held-out "
+        f"images{error}; {in_words(best['settings'])}",
         f"searched: {len(trials)} trials, {stopped} stopped early, {diverged} diverged; {epochs} epochs, the work of "
         f"{epochs / table['epochs']:.1f} full trainings, {minutes:.1f} minutes of training",
         f"The score is optimistic: it is the best of {len(trials)} on the very images that chose it, of one seed. Test "
         "images were not looked at; best.yaml measures them once. Methods that start slowly are judged early, like all "
         "others.",
     ]
+
+
+def _title(table: dict[str, Any]) -> str:
+    """Returns what the score of a search is called."""
+    return next(
+        task.titles[task.primary] for task in TASKS.values() if table["metric"] == f"val/{task.primary}"
+    )
 
 
 def _best(search: Search, table: dict[str, Any]) -> Config:
@@ -326,7 +337,7 @@ def _csv(table: dict[str, Any]) -> str:
     keys = sorted({key for trial in table["trials"] for key in trial["settings"]})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    fixed = ["trial", "method", "status", "epochs", SCORE, "seconds"]
+    fixed = ["trial", "method", "status", "epochs", table["metric"], "seconds"]
     writer.writerow([*fixed, *keys])
     for trial in table["trials"]:
         writer.writerow([*(trial[k] for k in fixed), *(trial["settings"].get(k, "") for k in keys)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from understudy.interface import Network
 from understudy.tasks.classification import Classification
@@ -48,3 +49,14 @@ def task_of(network: Network, multilabel: bool = False) -> Task:
 def task_named(name: object) -> Task:
     """Returns the task of a ``result.json``; older ones, without a name, are of classification."""
     return TASKS[name if isinstance(name, str) and name in TASKS else "classification"]
+
+
+def held_out_score(line: Mapping[str, Any]) -> str | None:
+    """Returns under what name a line of ``metrics.jsonl`` has the held-out score that chooses; ``None`` without one.
+
+    Example:
+        >>> from understudy.tasks import held_out_score
+        >>> held_out_score({"epoch": 2, "val/pixel_acc": 80.0, "val/miou": 31.5})
+        'val/miou'
+    """
+    return next((name for task in TASKS.values() if (name := f"val/{task.primary}") in line), None)

@@ -17,6 +17,7 @@ from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConf
 from understudy.data import (
     Augment,
     AutoAugment,
+    BoxSet,
     MaskSet,
     PadCropFlip,
     Policy,
@@ -43,7 +44,7 @@ from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.models import create_model
+from understudy.models import backbone_alone, create_model
 from understudy.worlds import read_teacher
 
 _PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
@@ -119,7 +120,7 @@ def read_data(config: DataConfig) -> Splits:
 def with_label_noise(data: Splits, config: Config) -> Splits:
     """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
     noise = config.data.label_noise
-    if noise is None or isinstance(data.train, MaskSet):  # which is refused later
+    if noise is None or isinstance(data.train, MaskSet | BoxSet):  # which is refused later
         return data
     train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
     return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
@@ -160,7 +161,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
-        if guide.weights is None and not guide.pretrained:
+        if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
             notes.append(f"{name} has no weights and answers at random; give it weights:")
     if config.train.channels_last:
         for module in (student, *teachers.values()):
@@ -212,6 +213,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         )
     if config.train.capture and (reason := _no_capture(config, device)) is not None:
         notes.append(f"steps run one by one, not as a graph: {reason}")
+    notes += data.train.notes if isinstance(data.train, BoxSet) else ()
     if isinstance(data.train.images, Undecoded):
         notes.append(_left_undecoded(data.train.images, bool(guides)))
     if config.data.label_noise is not None:
@@ -257,17 +259,42 @@ def _size_of_views(config: DataConfig, data: Splits) -> tuple[int, int]:
     return augment.size(data.image_size) if isinstance(augment, ScaleCropFlip) else data.image_size
 
 
+_KINDS = {
+    "classification": ("a label an image", "resnet18"),
+    "detection": ("boxes", "frcnn_small, fasterrcnn_resnet18, torchvision/fasterrcnn_resnet50_fpn"),
+    "segmentation": (
+        "a mask an image",
+        "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large",
+    ),
+}
+"""Task -> what its images come with, and networks for it."""
+_DOES = {
+    "classification": "classifies the image",
+    "detection": "finds objects",
+    "segmentation": "classifies every pixel",
+}
+_HAVE = {"detection": "boxes", "segmentation": "masks"}
+
+
+def _kind(images: ImageSet) -> str:
+    """Returns the name of the task that a set is for."""
+    if isinstance(images, BoxSet):
+        return "detection"
+    return "segmentation" if isinstance(images, MaskSet) else "classification"
+
+
 def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
-    """Refuses a network for pixels on images with one label each, and the other way round."""
-    masks = isinstance(data.train, MaskSet)
-    if masks != distiller.network.dense:
-        have, does = ("a mask an image", "the image") if masks else ("a label an image", "every pixel")
-        names = (
-            "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large" if masks else "resnet18"
-        )
+    """Refuses a network for pixels or boxes on images with one label each, and the other way round."""
+    kind = _kind(data.train)
+    if kind != distiller.task.name:
+        have, names = _KINDS[kind]
         raise ValueError(
-            f"student.model must suit the data, got {config.student.model}, which classifies {does}, for "
+            f"student.model must suit the data, got {config.student.model}, which {_DOES[distiller.task.name]}, for "
             f"{config.data.name} with {have}. Choose a network such as {names}"
+        )
+    if kind == "detection" and len(config.guides) > 1:
+        raise ValueError(
+            f"there must be one teacher where objects are found, got {len(config.guides)}. Keep one of them"
         )
     given = config.data.augment or AugmentConfig()
     classes_only = {
@@ -278,16 +305,16 @@ def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
         "augment.autoaugment": given.autoaugment,
     }
     for key, value in classes_only.items():
-        if masks and value:
+        if kind != "classification" and value:
             raise ValueError(
-                f"data.{key} must be left out for images with masks, got it for {config.data.name}. "
+                f"data.{key} must be left out for images with {_HAVE[kind]}, got it for {config.data.name}. "
                 "It is for images with one label each"
             )
 
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
     """Refuses to train terms that use labels on images without."""
-    without = int((data.train.targets < 0).sum())
+    without = 0 if isinstance(data.train, BoxSet) else int((data.train.targets < 0).sum())
     for term in distiller.terms:
         if without and term.method.uses_labels:
             raise ValueError(
@@ -389,7 +416,9 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
     """Returns un-augmented batches of a set, normalised as in training."""
     data, train = built.data, built.config.train
     most = train.eval_batch_size
-    if isinstance(images, MaskSet):  # logits are as large as the images, many times
+    if isinstance(
+        images, MaskSet | BoxSet
+    ):  # logits, and maps of a pyramid, are as large as the images, many times
         most = min(most, max(1, _PIXELS_AT_ONCE // math.prod(images.image_size)))
     return EvalLoader(
         images,
@@ -413,11 +442,13 @@ def divided_batches(images: ImageSet, built: Built, device: torch.device) -> Eva
     return Shard(eval_batches(images.subset(torch.arange(first, stop)), built, device), ranks, device)
 
 
-def targets_as_read(data: Splits) -> Tensor:
+def targets_as_read(data: Splits) -> Tensor | None:
     """Returns the label of every training image by its index, -1 for those held out or left out.
 
-    Masks are returned as they are: no term keeps anything by an image's number.
+    Masks are returned as they are: no term keeps anything by an image's number. Boxes are not returned.
     """
+    if isinstance(data.train, BoxSet):
+        return None
     if isinstance(data.train, MaskSet):
         return data.train.targets
     targets = torch.full((data.train.num_read,), -1, dtype=torch.int64)
@@ -433,6 +464,8 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     given = config.augment
     if isinstance(data.train, MaskSet):
         return _joint_views(given)
+    if isinstance(data.train, BoxSet):
+        return _mirrored_views(given)
     if given is not None and given.name == "scale_crop":
         raise ValueError(
             f"data.augment.name scale_crop must have images with masks, got {config.name}. Use resized_crop"
@@ -462,6 +495,16 @@ def _joint_views(given: AugmentConfig | None) -> ScaleCropFlip:
             f"data.augment.name must be scale_crop for images with masks, got {given.name}. It shows both alike"
         )
     return ScaleCropFlip(given.zoom, given.crop, given.flip)
+
+
+def _mirrored_views(given: AugmentConfig | None) -> PadCropFlip:
+    """Returns the random views of images with boxes: themselves, maybe mirrored."""
+    if given is not None and (given.name != "pad_crop" or (given.pad and "pad" in given.model_fields_set)):
+        raise ValueError(
+            f"data.augment must be {{name: pad_crop, pad: 0}} for images with boxes, got {given.name} with pad "
+            f"{given.pad}. They are mirrored, or not (flip)"
+        )
+    return PadCropFlip(0, given is None or given.flip)
 
 
 def augment_config(augment: Augment) -> dict[str, Any]:

@@ -18,9 +18,9 @@ class Answers:
     """A classifier's logits on a whole set, in the set's order."""
 
     logits: Tensor
-    """``(N, C)`` float32."""
+    """``(N, C)`` float32; or the objects found, ``(N, D, 6)``."""
     target: Tensor
-    """``(N,)`` int64."""
+    """``(N,)`` int64; or rows of objects, ``(N, M, 8)``."""
 
 
 @torch.no_grad()
@@ -51,14 +51,13 @@ class Shard:
 
     def gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> Answers:
         """Returns the answers to the whole set, from each process's logits and targets."""
-        sizes = self.ranks.exchange(
-            (sum(len(target) for _, target in pairs), *[x.shape[1] for x, _ in pairs[:1]])
-        )
+        shapes = [(x.shape[1:], y.shape[1:], y.dtype) for x, y in pairs[:1]]
+        sizes = self.ranks.exchange((sum(len(target) for _, target in pairs), *shapes))
         counts = tuple(size[0] for size in sizes)
-        classes = next(size[1] for size in sizes if len(size) > 1)
+        one, other, kind = next(size[1] for size in sizes if len(size) > 1)
         nothing = (
-            torch.zeros(0, classes, device=self.device),
-            torch.zeros(0, dtype=torch.int64, device=self.device),
+            torch.zeros(0, *one, device=self.device),
+            torch.zeros(0, *other, dtype=kind, device=self.device),
         )
         logits, target = (torch.cat(column) for column in zip(nothing, *pairs, strict=True))
         return Answers(self.ranks.gather(logits, counts), self.ranks.gather(target, counts))

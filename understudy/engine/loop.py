@@ -221,7 +221,7 @@ def _epoch(job: Job) -> Iterator[None]:
     active = {t.label: w for t in job.distiller.terms if (w := t.weight.at(job.epoch)) != 0.0}
     classes = job.distiller.setup.num_classes
     looks = Diagnostics(job.train.diagnose_every, classes, job.device)
-    meters = Meters(list(active), job.device, classes, looks, job.task)
+    meters = Meters([*active, *job.task.parts], job.device, classes, looks, job.task)
     if job.meters is not None:
         meters.load_state_dict(job.meters)
     job.watch.start_epoch(active)
@@ -250,7 +250,7 @@ def _epoch(job: Job) -> Iterator[None]:
     job.save()
     job.keep_good()
     _keep_checkpoint(job)
-    job.console.say(_epoch_line(line, job.train.epochs, job.task.primary))
+    job.console.say(_epoch_line(line, job.train.epochs, job.task))
     if stopping and job.epoch < job.train.epochs:
         raise InterruptedRunError
 
@@ -335,7 +335,8 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
         if i == 0 and looking:
             meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
-        meters.add(out.loss, out.terms, out.logits, part.main_target, out.share.weight)
+        assert out.judged is not None
+        meters.add(out.loss, out.terms | out.parts, out.logits, out.judged, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
 
 
@@ -380,9 +381,10 @@ def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(path.stem.removeprefix("epoch-")), path) for path in found)
 
 
-def _epoch_line(line: dict[str, Any], epochs: int, score: str) -> str:
+def _epoch_line(line: dict[str, Any], epochs: int, task: Task) -> str:
+    score = task.primary
     text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"
-    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{score}']:.2f}%"
+    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{task.watched}']:.2f}%"
     if f"val/{score}" in line:
         text += f"  val {line[f'val/{score}']:.2f}%"
     if "train/conflict" in line:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.engine.evaluate import Answers, Shard, answers
 from understudy.interface import Batch
-from understudy.metrics import class_iou, confusion_matrix, correct, top1_agreement
+from understudy.metrics import average_precision, class_iou, confusion_matrix, correct, top1_agreement
 from understudy.tasks import Task
 
 
@@ -20,11 +20,13 @@ class Measured:
     """What one network is worth on a set."""
 
     scores: dict[str, float]
-    """In percent: ``acc1`` and ``acc5``, or ``miou`` and ``pixel_acc``."""
-    confusion: Tensor
-    """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given."""
+    """In percent: ``acc1`` and ``acc5``, ``miou`` and ``pixel_acc``, or ``ap``, ``ap50``, ``ap75`` and so on."""
+    confusion: Tensor | None
+    """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given; ``None`` of
+    objects."""
     by_class: list[float | None]
-    """Accuracy (intersection over union) of every class in percent, ``None`` for one that does not occur."""
+    """Accuracy (intersection over union, average precision) of every class in percent, ``None`` for one that does not
+    occur."""
     agreement: float | None
     """Share of the samples to which the first network gives the same class, in percent; ``None`` for itself."""
     answers: Answers | None = None
@@ -42,10 +44,12 @@ def measure(
     """Returns what every network is worth, by its name; all must be in eval mode.
 
     With :class:`Shard` for batches it is collective, and every process gets the result for the whole set. Pixels are
-    counted, not averaged, so that no division of the set changes a number.
+    counted, not averaged, so that no division of the set changes a number; objects are gathered and judged together.
     """
     if task.name == "classification":
         return _of_images(networks, batches)
+    if task.name == "detection":
+        return _of_objects(networks, batches, num_classes)
     return _of_pixels(task, networks, batches, num_classes, device)
 
 
@@ -66,6 +70,18 @@ def _of_images(
             for right, images in zip(table.diagonal().tolist(), table.sum(dim=1).tolist(), strict=True)
         ]
         found[name] = Measured(scores, table, by_class, agreement, shown)
+    return found
+
+
+def _of_objects(
+    networks: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterable[Batch], num_classes: int
+) -> dict[str, Measured]:
+    """``num_classes`` is without the background."""
+    found: dict[str, Measured] = {}
+    for name, network in networks.items():
+        seen = answers(network, batches)
+        scores, by_class = average_precision(seen.logits, seen.target, num_classes)
+        found[name] = Measured(scores, None, by_class, None)
     return found
 
 

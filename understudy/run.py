@@ -115,7 +115,8 @@ def evaluate(
         ``test/`` and the numbers of :func:`understudy.metrics.quality`; with a teacher also ``teacher/`` and those, and
         :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent. Of a
         segmentation ``test/miou``, ``test/pixel_acc``, ``test/iou/CLASS`` and, with a teacher, its own and
-        ``agreement``, all in percent.
+        ``agreement``, all in percent. Of a detection ``test/ap``, ``test/ap50``, ``test/ap75``, those by size,
+        ``test/ap/CLASS`` and, with a teacher, its own, in percent.
 
     Raises:
         ValueError: the run is not finished, or the data have no test images.
@@ -157,8 +158,9 @@ def _numbers(found: Mapping[str, Measured], classes: Sequence[str]) -> dict[str,
     test, teacher = found["test"], found.get("teacher")
     if test.answers is None:
         result = {f"{name}/{key}": value for name, m in found.items() for key, value in m.scores.items()}
-        for kind, iou in zip(classes, test.by_class, strict=True):
-            result |= {} if iou is None else {f"test/iou/{kind}": iou}
+        by = "ap" if "ap" in test.scores else "iou"
+        for kind, value in zip(classes, test.by_class, strict=True):
+            result |= {} if value is None else {f"test/{by}/{kind}": value}
         if teacher is not None and teacher.agreement is not None:
             result["agreement"] = teacher.agreement
         return result

@@ -67,12 +67,11 @@ def analyze(
         study = read_study(path)
         return _all(chosen, lambda a: a.run(study), lambda _: None, path, target, bool(only), console)
     config = config_of(path, changes)
-    if (path / "result.json").is_file() and task_named(
-        read_run(path).result.get("task")
-    ).name == "segmentation":
+    task = task_named(read_run(path).result.get("task") if (path / "result.json").is_file() else None).name
+    if task != "classification":
         raise ValueError(
-            f"analyze must be given a run that classifies images, whose features are vectors, got a segmentation in "
-            f"{path}. Its class-by-class scores and masks are in report.html, and evaluate prints them"
+            f"analyze must be given a run that classifies images, whose features are vectors, got a {task} in "
+            f"{path}. Its class-by-class scores and pictures are in report.html, and evaluate prints them"
         )
     with process(config) as device:
         pair = Pair.load(path, device, config, options)

@@ -60,6 +60,13 @@ Named tensors of the student's backbone, the connector and the teacher's classif
 No name rebuilds this network: to run it, take the program or the ONNX file."""
 
 
+_KINDS = {
+    "classification": "An image classifier",
+    "detection": "A detector of objects",
+    "segmentation": "A classifier of pixels",
+}
+
+
 def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, Any], rows: list[Row]) -> str:
     """Returns the Markdown text.
 
@@ -75,11 +82,11 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     predictor, config = run.predictor, run.config
     height, width = predictor.image_size
     pixels = run.task.name == "segmentation"
-    kind = "segmentation" if pixels else "classification"
+    kind = f"image-{run.task.name}" if run.task.name != "detection" else "object-detection"
     parts = [
-        f"---\nlibrary_name: understudy\npipeline_tag: image-{kind}\nlicense: other\n---",
+        f"---\nlibrary_name: understudy\npipeline_tag: {kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
-        f"{'A classifier of pixels' if pixels else 'An image classifier'}: {_code(config.student.model)}"
+        f"{_KINDS[run.task.name]}: {_code(config.student.model)}"
         f"{' with the classifier of its teacher' * run.transplanted}, {run.parameters:,} parameters, "
         f"{len(predictor.classes)} classes, for {'grey' if predictor.channels == 1 else 'colour'} images of "
         f"{height} × {width} pixels. {_teacher(run)}",
@@ -89,7 +96,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         f"divide by {_numbers(predictor.std)}. "
         + (
             "Images of another size are scaled to fit, and the rest is black."
-            if pixels
+            if run.task.name != "classification"
             else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
         ),
         f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",
@@ -104,7 +111,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     about["use"] = (
         "mask = logits[0].argmax(axis=0)  # class numbers (H, W)"
         if pixels
-        else "print(classes[logits[0].argmax()])"
+        else "print(classes[logits[0].argmax()])"  # a detector has no format that is loaded so
     )
     loading = _LOADING | ({"safetensors": _TRANSPLANTED} if run.transplanted else {})
     parts += [loading[kind].format(file=name, opset=opset, **about) for kind, name in files.items()]
@@ -122,12 +129,13 @@ def _accuracy(run: FinishedRun) -> str:
     last, task = run.result["last"], run.task
     text = headline(run.result) + "."
     if f"test/{task.primary}" in last:
-        samples = sum(map(sum, run.result["confusion"]))
         what = "labelled pixels of test images" if task.name == "segmentation" else "test images"
+        counted = f"{sum(map(sum, run.result['confusion'])):,} {what}" if "confusion" in run.result else what
         others = {score: title for score, title in task.titles.items() if score != task.primary}
         for score, title in others.items():
-            text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
-        text += f" Measured once, in PyTorch, on {samples:,} {what} that were not used to train or to choose anything."
+            if f"test/{score}" in last:
+                text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
+        text += f" Measured once, in PyTorch, on {counted} that were not used to train or to choose anything."
     return text[0].upper() + text[1:]
 
 

@@ -108,7 +108,7 @@ class FinishedRun:
             "std": json.dumps(predictor.std),
             "image_size": json.dumps(predictor.image_size),
             "channels": str(predictor.channels),
-            **({"task": self.task.name} if self.task.name == "segmentation" else {}),
+            **({"task": self.task.name} if self.task.name != "classification" else {}),
             **({"options": json.dumps(options)} if (options := self.config.student.options) else {}),
         }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.report.confusion import read_confusion
-from understudy.report.examples import legend, read_examples
+from understudy.report.examples import example_note, legend, read_examples
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
 from understudy.report.folder import RunFolder, class_names, number, part, string
 from understudy.report.mistakes import read_mistakes
@@ -22,10 +22,11 @@ from understudy.report.tables import (
     mapping_table,
     number_cell,
 )
-from understudy.tasks import Task, task_named
+from understudy.tasks import TASKS, Task, task_named
 
 _NO_TERMS = {
-    f"train/{name}" for name in ("loss", "acc1", "acc5", "miou", "pixel_acc", "lambda", "conflict", "skipped")
+    f"train/{name}"
+    for name in ("loss", "acc1", "acc5", "miou", "pixel_acc", "box_acc", "lambda", "conflict", "skipped")
 }
 MOST_EPOCHS = 300
 """Longest table of epochs; of a longer run it shows every k-th, the first and the last."""
@@ -69,6 +70,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "mistakes": mistakes,
         "examples": read_examples(run.path, len(classes), None if alone is None else alone.path),
         "legend": legend(classes),
+        "example_note": example_note(run.result),
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
@@ -76,11 +78,11 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
 
 def task_of_run(run: RunFolder) -> Task:
     """Returns the task of a run: as its result says, or, before there is one, as its epochs were scored."""
-    seen = any("train/miou" in row for row in run.metrics)
-    return task_named(run.result.get("task", "segmentation" if seen else None))
+    seen = (t.name for t in TASKS.values() if any(f"train/{t.watched}" in row for row in run.metrics))
+    return task_named(run.result.get("task") or next(seen, None))
 
 
-_SCORES = {"classification": "top-1 accuracy", "segmentation": "mIoU"}
+_SCORES = {"classification": "top-1 accuracy", "detection": "AP", "segmentation": "mIoU"}
 
 
 def _title(run: RunFolder) -> str:
@@ -125,12 +127,11 @@ def _results(run: RunFolder, alone: RunFolder | None) -> Table:
         if folder is not None:
             result = folder.result
             rows.append(_result_row(name, result, part(result, "last"), part(result, "best"), scores))
-    first, second = (title.replace("-", "‑") for title in task.titles.values())
+    titles = [title.replace("-", "‑") for title in task.titles.values()]
     columns = (
         Column("Network", numeric=False),
-        Column(f"Last: {first}"),
-        Column(f"Last: {second}"),
-        Column(f"Best: {first}"),
+        *(Column(f"Last: {title}") for title in titles),
+        Column(f"Best: {titles[0]}"),
         Column("Best: epoch"),
         Column("Parameters"),
         Column("Model", numeric=False),
@@ -155,8 +156,7 @@ def _result_row(
     note = "chosen on test" if best.get("chosen_on") == "test" else ""
     return (
         Cell(name),
-        number_cell(number(last, scores[0])),
-        number_cell(number(last, scores[1])),
+        *(number_cell(number(last, score)) for score in scores),
         number_cell(number(best, scores[0]), note=note),
         number_cell(number(best, "epoch"), digits=0),
         number_cell(number(about, "parameters"), digits=0),
@@ -238,7 +238,11 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-_CURVES = {"classification": "Accuracy, %", "segmentation": "mIoU, % (of augmented images in training)"}
+_CURVES = {
+    "classification": "Accuracy, %",
+    "detection": "AP, %",
+    "segmentation": "mIoU, % (of augmented images in training)",
+}
 
 
 def _diagnostics(rows: Sequence[Mapping[str, Any]]) -> list[Picture | None]:
@@ -292,7 +296,7 @@ def _accuracy_lines(run: RunFolder, alone: RunFolder | None) -> list[Line]:
     rows, score = run.metrics, task_of_run(run).primary
     span = [number(rows[0], "epoch") or 0.0, number(rows[-1], "epoch") or 0.0]
     lines = [
-        _line("training", rows, f"train/{score}", 0),
+        *([_line("training", rows, f"train/{score}", 0)] if task_of_run(run).watched == score else []),
         _line("held out", rows, f"val/{score}", 1),
         _line("test, once", rows, f"test/{score}", 2),
     ]

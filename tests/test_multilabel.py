@@ -248,7 +248,7 @@ def test_a_search_is_judged_by_map(folder, runs, tmp_path):
             {"teacher.classes": {"map": [[0, 3], 1, 2], "count": 4}},
             "teacher.classes must give each class one of the teacher's",
         ),
-        ({"student.model": "fcn_tiny"}, "a network that classifies pixels"),
+        ({"student.model": "fcn_tiny"}, "multilabel must be left out for segmentation"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(folder, tmp_path, changes, message):

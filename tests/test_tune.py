@@ -92,7 +92,7 @@ def test_a_range_reaches_the_value_as_written(plan):
     assert found.written() == {"train.optimizer.lr": 0.05, "kd.weight": 0.8, "kd.temperature": 20.0}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.needs_boxes])
 def test_every_declared_range_holds_the_default_and_only_values_that_the_method_takes(plan, name):
     plan["losses"] = [{"name": "ce", "label": "label"}, {"name": name}]
     config = us.load_config(plan)

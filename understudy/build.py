@@ -17,6 +17,7 @@ from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConf
 from understudy.data import (
     Augment,
     AutoAugment,
+    BoxSet,
     MaskSet,
     MultiLabelSet,
     PadCropFlip,
@@ -32,6 +33,7 @@ from understudy.data.loader import EvalLoader, TrainLoader
 from understudy.data.mix import Mix
 from understudy.data.noise import noisy_labels
 from understudy.data.order import class_counts
+from understudy.data.splits import kinds
 from understudy.data.undecoded import Undecoded, worker_lost
 from understudy.engine.captured import CapturedSteps
 from understudy.engine.console import Console
@@ -44,7 +46,7 @@ from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.models import create_model
+from understudy.models import backbone_alone, create_model
 from understudy.worlds import read_teacher
 
 _PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
@@ -120,7 +122,7 @@ def read_data(config: DataConfig) -> Splits:
 def with_label_noise(data: Splits, config: Config) -> Splits:
     """Returns the images with the training labels made wrong that ``data.label_noise`` asks for."""
     noise = config.data.label_noise
-    if noise is None or isinstance(data.train, MaskSet | MultiLabelSet):  # which is refused later
+    if noise is None or _kind(data.train) != "classification":  # which is refused later
         return data
     train = noisy_labels(data.train, noise.share, data_seed(config), noise.kind)
     return replace(data, train=train, wrong_labels=int((train.targets != data.train.targets).sum()))
@@ -161,7 +163,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
-        if guide.weights is None and not guide.pretrained:
+        if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
             notes.append(f"{name} has no weights and answers at random; give it weights:")
     if config.train.channels_last:
         for module in (student, *teachers.values()):
@@ -214,6 +216,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         )
     if config.train.capture and (reason := _no_capture(config, device)) is not None:
         notes.append(f"steps run one by one, not as a graph: {reason}")
+    notes += data.train.notes if isinstance(data.train, BoxSet) else ()
     if isinstance(data.train.images, Undecoded):
         notes.append(_left_undecoded(data.train.images, bool(guides)))
     if config.data.label_noise is not None:
@@ -259,17 +262,46 @@ def _size_of_views(config: DataConfig, data: Splits) -> tuple[int, int]:
     return augment.size(data.image_size) if isinstance(augment, ScaleCropFlip) else data.image_size
 
 
+_KINDS = {
+    "classification": ("a label an image", "resnet18"),
+    "detection": ("boxes", "frcnn_small, fasterrcnn_resnet18, torchvision/fasterrcnn_resnet50_fpn"),
+    "multilabel": ("several labels an image", "resnet18"),
+    "segmentation": (
+        "a mask an image",
+        "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large",
+    ),
+}
+"""Task -> what its images come with, and networks for it."""
+_DOES = {
+    "classification": "classifies the image",
+    "detection": "finds objects",
+    "multilabel": "classifies the image",
+    "segmentation": "classifies every pixel",
+}
+_HAVE = {"detection": "boxes", "multilabel": "several labels", "segmentation": "masks"}
+
+
+def _kind(images: ImageSet) -> str:
+    """Returns the name of the task that a set is for."""
+    if isinstance(images, BoxSet):
+        return "detection"
+    if isinstance(images, MultiLabelSet):
+        return "multilabel"
+    return "segmentation" if isinstance(images, MaskSet) else "classification"
+
+
 def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
-    """Refuses a network for pixels on images with labels, the other way round, and what the labels do not allow."""
-    masks, several = isinstance(data.train, MaskSet), isinstance(data.train, MultiLabelSet)
-    if masks != distiller.network.dense:
-        have, does = ("a mask an image", "the image") if masks else ("a label an image", "every pixel")
-        names = (
-            "fcn_small, deeplabv3_resnet18, torchvision/lraspp_mobilenet_v3_large" if masks else "resnet18"
-        )
+    """Refuses a network of another task than the images are for, and what their labels do not allow."""
+    kind = _kind(data.train)
+    if kind != distiller.task.name:
+        have, names = _KINDS[kind]
         raise ValueError(
-            f"student.model must suit the data, got {config.student.model}, which classifies {does}, for "
+            f"student.model must suit the data, got {config.student.model}, which {_DOES[distiller.task.name]}, for "
             f"{config.data.name} with {have}. Choose a network such as {names}"
+        )
+    if kind == "detection" and len(config.guides) > 1:
+        raise ValueError(
+            f"there must be one teacher where objects are found, got {len(config.guides)}. Keep one of them"
         )
     given = config.data.augment or AugmentConfig()
     one_label = {"balance": config.data.balance, "label_noise": config.data.label_noise}
@@ -278,16 +310,15 @@ def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
         "augment.randaugment": given.randaugment,
         "augment.autoaugment": given.autoaugment,
     }
-    refused = {**one_label, **(no_masks if masks else {})} if masks or several else {}
+    refused = {} if kind == "classification" else one_label | ({} if kind == "multilabel" else no_masks)
     for key, value in refused.items():
         if value:
-            have = "masks" if masks else "several labels"
             raise ValueError(
-                f"data.{key} must be left out for images with {have}, got it for {config.data.name}. "
+                f"data.{key} must be left out for images with {_HAVE[kind]}, got it for {config.data.name}. "
                 f"It is for images with {'one label' if key in one_label else 'labels'} each"
             )
     for name, guide in config.guides.items():
-        if several and guide.classes is not None and guide.classes.merges:
+        if kind == "multilabel" and guide.classes is not None and guide.classes.merges:
             raise ValueError(
                 f"{config.guide_key(name)}.classes must give each class one of the teacher's where an image may have "
                 "several, got some with more. Name one each"
@@ -296,8 +327,7 @@ def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
 
 def _check_labels(data: Splits, distiller: Distiller) -> None:
     """Refuses to train terms that use labels on images without."""
-    unknown = data.train.targets < 0
-    without = int((unknown.all(dim=1) if isinstance(data.train, MultiLabelSet) else unknown).sum())
+    without = int((kinds(data.train) < 0).sum())
     for term in distiller.terms:
         if without and term.method.uses_labels:
             raise ValueError(
@@ -399,7 +429,9 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
     """Returns un-augmented batches of a set, normalised as in training."""
     data, train = built.data, built.config.train
     most = train.eval_batch_size
-    if isinstance(images, MaskSet):  # logits are as large as the images, many times
+    if isinstance(
+        images, MaskSet | BoxSet
+    ):  # logits, and maps of a pyramid, are as large as the images, many times
         most = min(most, max(1, _PIXELS_AT_ONCE // math.prod(images.image_size)))
     return EvalLoader(
         images,
@@ -423,11 +455,13 @@ def divided_batches(images: ImageSet, built: Built, device: torch.device) -> Eva
     return Shard(eval_batches(images.subset(torch.arange(first, stop)), built, device), ranks, device)
 
 
-def targets_as_read(data: Splits) -> Tensor:
+def targets_as_read(data: Splits) -> Tensor | None:
     """Returns the label (or labels) of every training image by its index, -1 for those held out or left out.
 
-    Masks are returned as they are: no term keeps anything by an image's number.
+    Masks are returned as they are: no term keeps anything by an image's number. Boxes are not returned.
     """
+    if isinstance(data.train, BoxSet):
+        return None
     if isinstance(data.train, MaskSet):
         return data.train.targets
     own = data.train.targets
@@ -444,6 +478,8 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     given = config.augment
     if isinstance(data.train, MaskSet):
         return _joint_views(given)
+    if isinstance(data.train, BoxSet):
+        return _mirrored_views(given)
     if given is not None and given.name == "scale_crop":
         raise ValueError(
             f"data.augment.name scale_crop must have images with masks, got {config.name}. Use resized_crop"
@@ -473,6 +509,16 @@ def _joint_views(given: AugmentConfig | None) -> ScaleCropFlip:
             f"data.augment.name must be scale_crop for images with masks, got {given.name}. It shows both alike"
         )
     return ScaleCropFlip(given.zoom, given.crop, given.flip)
+
+
+def _mirrored_views(given: AugmentConfig | None) -> PadCropFlip:
+    """Returns the random views of images with boxes: themselves, maybe mirrored."""
+    if given is not None and (given.name != "pad_crop" or (given.pad and "pad" in given.model_fields_set)):
+        raise ValueError(
+            f"data.augment must be {{name: pad_crop, pad: 0}} for images with boxes, got {given.name} with pad "
+            f"{given.pad}. They are mirrored, or not (flip)"
+        )
+    return PadCropFlip(0, given is None or given.flip)
 
 
 def augment_config(augment: Augment) -> dict[str, Any]:

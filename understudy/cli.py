@@ -180,12 +180,12 @@ def predict(
         Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or its student.safetensors")
     ],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to name")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many classes (or objects) to name")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder for masks, of a network that classifies pixels: NAME.png, coloured class numbers"
+            help="Folder for NAME.png: masks of a network that classifies pixels, boxes of one that finds objects"
         ),
     ] = None,
 ) -> None:
@@ -201,7 +201,11 @@ def predict(
             print(json.dumps(answer.as_dict()))
         else:
             named = zip(answer.classes, answer.probabilities, strict=True)
-            print(f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named))
+            places = [f" at {', '.join(f'{side:.0f}' for side in box)}" for box in answer.boxes or ()] or [
+                ""
+            ] * len(answer.classes)
+            said = [f"{name} {100 * p:.1f}%{at}" for (name, p), at in zip(named, places, strict=True)]
+            print(f"{answer.path}: " + (", ".join(said) or "nothing found"))
 
 
 def export(

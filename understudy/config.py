@@ -344,6 +344,8 @@ class StudyConfig(_Strict):
 
     methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    metric: str | None = Field(default=None, pattern=r"^test/\w+$")
+    """What runs are compared by (``test/ap50``); by default the first score of their task."""
 
 
 class RangeConfig(_Strict):

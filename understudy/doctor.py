@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.config import Config, load_config
-from understudy.data import MaskSet, MultiLabelSet, Splits
+from understudy.data import BoxSet, MaskSet, MultiLabelSet, Splits
 from understudy.data.normalisation import PUBLISHED
 from understudy.data.splits import kinds
 from understudy.guidance import asked_in_step
 from understudy.interface import IGNORE, Batch
-from understudy.metrics import average_precision
+from understudy.metrics import average_precision, detection_scores
 from understudy.models import Translated
 from understudy.models.translated import untranslated
 from understudy.teacher.assemble import can_answer_ahead
@@ -29,7 +29,8 @@ from understudy.teacher.auto import expected_hits
 Status = Literal["ok", "warning", "error"]
 
 _LOOKED_AT = 500  # images the teacher is asked about
-_MASKS = 24  # of images with masks, whose logits are maps
+_MASKS = 24  # of images with masks or boxes
+_FINDS = 40  # AP50, in percent, from which a detector is worth learning from
 _SAVED = 8  # images whose activations are weighed
 _TIMED, _SECONDS = 3, 2.0  # steps at least, seconds at most
 _NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -117,6 +118,8 @@ def _data(built: Built) -> Finding:
         return _masks(built.data, built.data.train)
     if isinstance(built.data.train, MultiLabelSet):
         return _labels(built.data, built.data.train)
+    if isinstance(built.data.train, BoxSet):
+        return _boxes(built.data, built.data.train)
     data, height, width = built.data, *built.data.image_size
     text = f"{len(data.train):,} training images {height}×{width}, {data.num_classes} classes"
     labelled = data.train.targets[data.train.targets >= 0]
@@ -160,6 +163,29 @@ def _labels(data: Splits, train: MultiLabelSet) -> Finding:
         )
     rarest = train.classes[int(there.argmin())]
     return Finding("data", "ok", f"{text}; the rarest, {rarest}, is in {int(there.min()):,}", figures)
+
+
+def _boxes(data: Splits, train: BoxSet) -> Finding:
+    """Looks at how many objects each class has, and how many images have none."""
+    height, width = train.image_size
+    counts = train.boxes_by_class
+    empty = int((train.targets[..., 0] <= 0).all(dim=1).sum())
+    text = f"{len(train):,} training images {height}×{width} with {int(counts.sum()):,} boxes, "
+    text += f"{train.num_classes} classes"
+    figures = {"images": len(train), "classes": train.num_classes, "boxes": int(counts.sum())}
+    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max()), "without": empty}
+    text += f"; {empty:,} images without any" if empty else ""
+    if int(counts.sum()) == 0:
+        return Finding("data", "error", f"{text}: there is nothing to learn. Check the annotations", figures)
+    if int(counts.min()) == 0:
+        missing = train.classes[int((counts == 0).nonzero()[0])]
+        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
+    if data.test is None and data.val is None:
+        return Finding(
+            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
+        )
+    rarest = train.classes[int(counts.argmin())]
+    return Finding("data", "ok", f"{text}; the rarest, {rarest}, has {int(counts.min()):,}", figures)
 
 
 def _masks(data: Splits, train: MaskSet) -> Finding:
@@ -218,6 +244,9 @@ def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
     """Yields what each teacher knows of these images."""
     batch, task = _labelled(built, device), built.distiller.task
     for name, teacher in built.distiller.guides.teachers.items():
+        if task.name == "detection":
+            yield _precision_of(name, teacher.module, batch, built)
+            continue
         logits = _logits(teacher.module, batch)
         if not torch.isfinite(logits).all():
             share = 100 * (~torch.isfinite(logits)).flatten(1).any(dim=1).double().mean().item()
@@ -289,6 +318,21 @@ def _map(name: str, logits: Tensor, batch: Batch) -> Finding:
     return Finding(name, "warning", f"{text}: {advice}", figures)
 
 
+def _precision_of(name: str, module: nn.Module, batch: Batch, built: Built) -> Finding:
+    """Looks at whether a teacher finds objects at all."""
+    with torch.no_grad():
+        found = torch.cat([module(part).float() for part in batch.images.split(8)])
+    if not torch.isfinite(found).all():
+        return Finding(name, "error", "its boxes are NaN or infinite. Check its weights", {})
+    scores, _ = detection_scores(found, batch.target, built.data.num_classes)
+    text = f"AP {scores['ap']:.1f}, AP50 {scores['ap50']:.1f} on {len(batch.target)} training images"
+    figures = {**scores, "images": len(batch.target)}
+    if scores["ap50"] >= _FINDS:
+        return Finding(name, "ok", text, figures)
+    advice = f"below AP50 {_FINDS} on what it was trained on it has not converged. Check its weights and its images"
+    return Finding(name, "warning", f"{text}: {advice}", figures)
+
+
 def _normalisations(
     module: nn.Module, batch: Batch, built: Built
 ) -> tuple[str, float, tuple[float, ...], tuple[float, ...]]:
@@ -340,6 +384,8 @@ def _memory(built: Built, device: torch.device) -> Finding:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    if distiller.needs_prepare:
+        distiller.prepare([_labelled(built, device)])
     batch = _sample(built, device, _SAVED)
     parameters = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
     distiller.train()
@@ -370,8 +416,6 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
     """Yields what the terms of one step are, and where its time goes."""
     loader = train_loader(built, device)
     distiller, train = built.distiller, built.config.train
-    if distiller.needs_prepare:
-        distiller.prepare([_labelled(built, device)])
     distiller.train()
     batch = next(loader.epoch(0))
     out = _forward(built, batch)
@@ -385,10 +429,10 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
         )
         return
     yield Finding("losses", "ok", f"{shown} (weighted, epoch {train.epochs // 2 + 1})", terms)
-    batches = chain.from_iterable(map(loader.epoch, count()))
+    batches, asked = chain.from_iterable(map(loader.epoch, count())), distiller.task.asked(batch, 0, 0)
     times = {
         "data": _timed(device, lambda: next(batches)),
-        "teacher": _timed(device, lambda: [t(batch) for t in distiller.guides.teachers.values()]),
+        "teacher": _timed(device, lambda: [t(asked) for t in distiller.guides.teachers.values()]),
         "step": _timed(device, lambda: distiller.backward(_forward(built, batch))),
     }
     distiller.zero_grad(set_to_none=True)
@@ -412,6 +456,8 @@ def _table(built: Built, share: float) -> Finding:
     """Weighs a table of the teacher's answers against what it saves."""
     guides = built.distiller.guides.teachers.values()
     why = asked_in_step(built.config)
+    if why is None and any(t.network.detects for t in guides):
+        why = "it scores the student's own boxes"
     if why is None and not all(can_answer_ahead(t.roles) and not t.network.dense for t in guides):
         why = "it must show maps"
     if why is not None:
@@ -451,7 +497,7 @@ def _labelled(built: Built, device: torch.device) -> Batch:
     """Returns labelled training images, un-augmented, evenly out of the whole set."""
     train = built.data.train
     places = (kinds(train) >= 0).nonzero()[:, 0]
-    count = min(_MASKS if isinstance(train, MaskSet) else _LOOKED_AT, len(places))
+    count = min(_MASKS if isinstance(train, MaskSet | BoxSet) else _LOOKED_AT, len(places))
     chosen = places[torch.arange(count) * len(places) // max(1, count)]
     parts = list(eval_batches(train.subset(chosen), built, device)) if len(chosen) else []
     if not parts:

@@ -107,8 +107,14 @@ def attach_answers(
             for g in guided
         }
     )
-    maps = [name for name, network in built.distiller.guides.networks.items() if network.dense]
+    networks = built.distiller.guides.networks.items()
+    maps = [name for name, network in networks if network.dense]
     told = [f"{name} answers with maps, which no table keeps: it runs in every step" for name in maps]
+    boxes = [name for name, network in networks if network.detects]
+    told += [
+        f"{name} scores the student's own boxes, which no table knows: it runs in every step"
+        for name in boxes
+    ]
     chosen = dict.fromkeys(names, OFF) | {name: table for name, (table, _) in places.items()}
     return replace(
         built,
@@ -147,6 +153,12 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     if why is not None:
         if config.table not in (AUTO, OFF):
             raise ValueError(f"{key} must be off where {why}, got {config.table}. Set it to off")
+        return None
+    if guides.networks[name].detects:
+        if config.table not in (AUTO, OFF):
+            raise ValueError(
+                f"{key} must be off where the teacher scores the student's own boxes, got {config.table}. Set it to off"
+            )
         return None
     dense = guides.networks[name].dense
     if dense or not can_answer_ahead(roles):

@@ -42,8 +42,10 @@ Outputs: TypeAlias = Mapping[str, Tensor]
 
 Roles are one vocabulary everywhere (docs/methods.md, Conventions):
 
-- ``logits`` ``(B, C)``; of a segmentation network the map ``(B, C, H, W)`` before it is brought to the image's size
-- ``feature`` ``(B, D)``: the input of the head (the last linear layer); ``(B, D, H, W)``: of the last 1×1 convolution
+- ``logits`` ``(B, C)``; of a segmentation network the map ``(B, C, H, W)`` before it is brought to the image's size; of
+  a detector ``(B, S, C)``, those of S boxes an image
+- ``feature`` ``(B, D)``: the input of the head (the last linear layer); ``(B, D, H, W)``: of the last 1×1 convolution;
+  ``(B, S, D)``: of each box
 - ``stage_k`` ``(B, C_k, H_k, W_k)`` (or tokens ``(B, N, D)``): output of stage k after its last activation;
   ``stage_0`` is the stem
 - ``preact_k``: the same before that activation (equal to ``stage_k`` where the stage ends without one)
@@ -62,7 +64,8 @@ class Batch:
     images: Tensor
     """``(B, C, H, W)``, normalised, floating."""
     target: Tensor
-    """``(B,)`` int64 class numbers; for segmentation ``(B, H, W)``, :data:`IGNORE` where a pixel counts for nothing."""
+    """``(B,)`` int64 class numbers; for segmentation ``(B, H, W)``, :data:`IGNORE` where a pixel counts for nothing;
+    for detection rows of objects ``(B, M, 8)`` (:class:`understudy.data.BoxSet`)."""
     index: Tensor | None = None
     """``(B,)`` int64 position in the training set as read."""
     view: Tensor | None = None
@@ -71,6 +74,8 @@ class Batch:
     """``(B,)`` int64 class numbers of the images that were mixed in; ``None`` where nothing is mixed."""
     kept: float = 1.0
     """Share of every image that is its own; the rest is its partner's."""
+    question: tuple[Tensor | None, ...] = ()
+    """What a network is given besides the images: where objects are found, which boxes it is asked about."""
 
     @property
     def main_target(self) -> Tensor:
@@ -108,6 +113,9 @@ class Network:
     """Path of the last linear layer (or 1×1 convolution), ``None`` where the logits are all that can be seen."""
     paths: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+
+    detects: bool = False
+    """Whether it finds objects: its logits are of boxes, of which the background is class 0."""
 
     @property
     def num_stages(self) -> int:

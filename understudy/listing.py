@@ -18,7 +18,7 @@ from understudy.data import DATASETS
 from understudy.methods import METHODS
 from understudy.methods.method import Method
 from understudy.methods.presets import PRESETS
-from understudy.models import model_names, segmenter_names
+from understudy.models import detector_names, model_names, segmenter_names
 from understudy.nearest import did_you_mean
 from understudy.recipes import find_recipe, images_trained
 from understudy.recipes.overview import IMAGES, about_recipe, arms_of, count_words, recipe_table
@@ -146,6 +146,7 @@ def _models() -> RenderableType:
     table = _table("models (model:)", "name")
     table.add_row(", ".join(model_names()))
     table.add_row("of pixels (segmentation): " + ", ".join(segmenter_names()))
+    table.add_row("of objects (detection): " + ", ".join(detector_names()))
     table.add_row("torchvision/NAME, timm/NAME, package.module:factory")
     return table
 

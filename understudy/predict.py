@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +21,7 @@ from understudy.data.masks import fit_image
 from understudy.methods.deployment import deployed_model
 from understudy.methods.term import build_term
 from understudy.models import FullSize, create_model, load_weights
+from understudy.report.boxes import SURE, box_picture
 from understudy.report.examples import mask_picture
 
 
@@ -31,14 +33,17 @@ class Prediction:
     classes: tuple[str, ...]
     """Most probable first."""
     probabilities: tuple[float, ...]
-    """Softmax, 0 to 1, in the same order; of a segmentation the share of the image's pixels, and where an image may
-    have several classes each one's own sigmoid."""
+    """Softmax, 0 to 1, in the same order; of a segmentation the share of the image's pixels, where an image may have
+    several classes each one's own sigmoid, and of a detector the score of each object."""
     mask: Tensor | None = None
     """Class number of every pixel, ``(H, W)`` uint8 at the image's own size, of a network that says so."""
+    boxes: tuple[tuple[float, ...], ...] | None = None
+    """Left, top, right and bottom in pixels of the image's own size, beside the classes, of a detector."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the answer as JSON has it, without the mask."""
-        return {"path": self.path, "classes": self.classes, "probabilities": self.probabilities}
+        answer = {"path": self.path, "classes": self.classes, "probabilities": self.probabilities}
+        return answer if self.boxes is None else answer | {"boxes": self.boxes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +65,31 @@ class Predictor:
         """Whether it classifies pixels."""
         return self.task == "segmentation"
 
+    @property
+    def detects(self) -> bool:
+        """Whether it finds objects."""
+        return self.task == "detection"
+
     @torch.inference_mode()
     def __call__(self, path: str | Path, top: int = 3) -> Prediction:
         """Returns the ``top`` classes of one image, and its mask if pixels are classified.
+
+        Of a detector: its objects, the ``top`` best, of a score of at least 0.05.
 
         Raises:
             ValueError: the file is no image.
         """
         height, width = self.image_size
-        square = height if height == width and not self.dense else None
+        whole = self.dense or self.detects
+        square = height if height == width and not whole else None
         try:
             pixels = decode(Path(path), square, self.channels)
         except ValueError as error:
             raise ValueError(
                 f"predict must be given images, got {path}, which cannot be read: {error}. Leave it out"
             ) from None
+        if self.detects:
+            return self._objects(str(path), pixels, top)
         if self.dense:
             mask = self._mask(pixels)
             shares = mask.flatten().bincount(minlength=len(self.classes)).double() / mask.numel()
@@ -98,13 +113,28 @@ class Predictor:
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.mean, self.std))
         return (torch.tensor(pixels).unsqueeze(0) / 255 - mean) / std  # (1, C, H, W)
 
-    def _mask(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """Returns the class of every pixel: the image is scaled to fit as in training, the logits are scaled back."""
-        height, width = pixels.shape[1:]
+    def _fitted(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Returns the image scaled to fit as in training, black around, and its height and width there."""
         fitted = fit_image(pixels, self.image_size)
         canvas = np.zeros((self.channels, *self.image_size), dtype=np.uint8)
         canvas[:, : fitted.shape[1], : fitted.shape[2]] = fitted
-        logits = FullSize(self.module)(self._normalised(canvas))[:, :, : fitted.shape[1], : fitted.shape[2]]
+        return canvas, (fitted.shape[1], fitted.shape[2])
+
+    def _objects(self, path: str, pixels: NDArray[np.uint8], top: int) -> Prediction:
+        """Returns the best objects, their boxes scaled back and cut at the image's edge."""
+        canvas, (height, width) = self._fitted(pixels)
+        scale = torch.tensor([pixels.shape[2] / width, pixels.shape[1] / height]).repeat(2)
+        found = self.module(self._normalised(canvas))[0]
+        found = found[found[:, 4] > 0][:top]
+        boxes = (found[:, :4] * scale).minimum(torch.tensor([pixels.shape[2], pixels.shape[1]]).repeat(2))
+        names = tuple(self.classes[int(k) - 1] for k in found[:, 5])
+        return Prediction(path, names, tuple(found[:, 4].tolist()), None, tuple(map(tuple, boxes.tolist())))
+
+    def _mask(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Returns the class of every pixel: the image is scaled to fit as in training, the logits are scaled back."""
+        height, width = pixels.shape[1:]
+        canvas, (down, across) = self._fitted(pixels)
+        logits = FullSize(self.module)(self._normalised(canvas))[:, :, :down, :across]
         logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
         return logits[0].argmax(dim=0).to(torch.uint8)
 
@@ -167,12 +197,15 @@ def predict(source: str | Path, images: Sequence[str | Path], top: int = 3) -> l
 def write_masks(predictor: Predictor, images: Sequence[str | Path], folder: Path) -> list[Path]:
     """Writes the mask of every image as a palette PNG whose entries are the class numbers.
 
+    Of a detector the images are written with the boxes of the objects that have a score of at least 0.5.
+
     Raises:
         ValueError: the network classifies images, two images have one name, or a file is no image.
     """
-    if not predictor.dense:
+    if not (predictor.dense or predictor.detects):
         raise ValueError(
-            "out must be given with a network that classifies pixels, got one that classifies images. Leave it out"
+            "out must be given with a network that classifies pixels or finds objects, got one that classifies images. "
+            "Leave it out"
         )
     names = [Path(image).with_suffix(".png").name for image in images]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -183,8 +216,25 @@ def write_masks(predictor: Predictor, images: Sequence[str | Path], folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for image, name in zip(images, names, strict=True):
-        mask = predictor(image).mask
+        answer = predictor(image, 100)
+        if answer.boxes is not None:
+            _boxed(image, answer, predictor).save(folder / name)
+            written.append(folder / name)
+            continue
+        mask = answer.mask
         assert mask is not None
         mask_picture(mask.numpy(), len(predictor.classes)).save(folder / name)
         written.append(folder / name)
     return written
+
+
+def _boxed(image: str | Path, answer: Prediction, predictor: Predictor) -> Image.Image:
+    """Returns an image with the boxes of the objects that are rather there than not."""
+    assert answer.boxes is not None
+    rows = [
+        [*box, predictor.classes.index(name)]
+        for box, name, score in zip(answer.boxes, answer.classes, answer.probabilities, strict=True)
+        if score >= SURE
+    ]
+    pixels = decode(Path(image), None, 3)
+    return box_picture(Image.fromarray(pixels.transpose(1, 2, 0)), rows, len(predictor.classes))

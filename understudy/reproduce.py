@@ -27,7 +27,7 @@ from understudy.study import study
 
 FILES = ("summary.json", "summary.md")
 """What is written into the output folder, beside a folder a row."""
-_KEYS = {"top1": "test/acc1", "top5": "test/acc5"}
+_KEYS = {"top1": "test/acc1", "top5": "test/acc5", "ap": "test/ap", "ap50": "test/ap50", "ap75": "test/ap75"}
 _WEIGHTS = (".safetensors", ".pt", ".pth")
 _TEACHERS = "teachers"
 
@@ -130,7 +130,7 @@ def _with_teacher(row: Row, folder: Path, teachers: str | Path | None, quiet: bo
         if finished(own) is None:
             train(own, quiet=quiet)
         given = Path(own.output) / "student.safetensors"
-    return config.replaced(**{"teacher.weights": str(given)})
+    return config.replaced(**{"teacher.weights": str(given), "teacher.pretrained": False})
 
 
 def _teacher_folder(row: Row) -> str:
@@ -205,8 +205,15 @@ def _lines(row: Row, found: Mapping[str, Any], folder: Path) -> list[dict[str, A
     return [
         _line(row, arm, metric, folder)
         for arm in found["arms"]
-        for metric in dict.fromkeys(["top1", *(p.cell.metric for p in row.printed.get(arm["name"], ()))])
+        for metric in dict.fromkeys(
+            [_first(found), *(p.cell.metric for p in row.printed.get(arm["name"], ()))]
+        )
     ]
+
+
+def _first(found: Mapping[str, Any]) -> str:
+    """Returns what a study's runs are compared by, as papers call it."""
+    return next((name for name, key in _KEYS.items() if key == found.get("metric")), "top1")
 
 
 def _line(row: Row, arm: Mapping[str, Any], metric: str, folder: Path) -> dict[str, Any]:
@@ -235,7 +242,7 @@ def _line(row: Row, arm: Mapping[str, Any], metric: str, folder: Path) -> dict[s
 
 
 def _score(run: Mapping[str, Any], metric: str, folder: Path) -> float | None:
-    if metric == "top1":
+    if _KEYS[metric] in run:
         return number(run, _KEYS[metric])
     result = folder / str(run.get("path", "")) / "result.json"
     return number(read_json(result).get("last", {}), _KEYS[metric]) if result.is_file() else None
@@ -289,7 +296,7 @@ def _said(summary: Mapping[str, Any]) -> list[str]:
 def _markdown(summary: Mapping[str, Any]) -> str:
     heads, rows = _cells(summary)
     about = (
-        "ours: test accuracy in percent after the last epoch, mean ± sample standard deviation over n seeds, nothing "
+        "ours: the test score in percent after the last epoch, mean ± sample standard deviation over n seeds, nothing "
         "chosen on test. published: as the table prints it. difference: ours minus published, in points."
     )
     return markdown(heads, rows, {"title": summary["title"], "verdicts": _said(summary), "what": about})

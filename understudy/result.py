@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from understudy.build import Built, divided_batches, eval_batches
 from understudy.config import Config
+from understudy.data import BoxSet
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import Ranks
-from understudy.engine.evaluate import evaluating
+from understudy.engine.evaluate import answers, evaluating
 from understudy.engine.loop import Job
 from understudy.engine.measure import Measured, measure
 from understudy.engine.memory import peak_bytes
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
-from understudy.report.examples import MOST, write_examples
+from understudy.report.examples import MOST, write_box_examples, write_examples
 from understudy.report.mistakes import write_mistakes
 from understudy.tasks import task_named
 from understudy.tasks.segmentation import at_size
@@ -219,10 +220,10 @@ def _write_examples(
     theirs: Measured | None,
     networks: Mapping[str, Callable[[Tensor], Tensor]],
 ) -> None:
-    """Writes test images for the report: those that were classified wrongly, or some with their masks."""
+    """Writes test images for the report: those that were classified wrongly, or some with their masks or boxes."""
     test = built.data.test
     assert test is not None
-    if ours.confusion is None:  # images of several classes: which are wrong is no yes or no
+    if job.task.name == "multilabel":  # which of them are wrong is no yes or no
         return
     if ours.answers is not None:
         others = None if theirs is None or theirs.answers is None else theirs.answers.logits
@@ -230,16 +231,20 @@ def _write_examples(
         return
     chosen = torch.linspace(0, len(test) - 1, min(MOST, len(test))).long()
     batches = eval_batches(test.subset(chosen), built, job.device)
-    masks: dict[str, Tensor] = {"truth": test.targets[chosen]}
+    images = test.images
+    assert isinstance(images, Tensor)  # sets with masks or boxes are always in memory
     alone = {
         name: net for name, net in networks.items() if name == "student" or not job.distiller.guides.divided
     }
+    if isinstance(test, BoxSet):
+        found = {name: answers(network, batches).logits for name, network in alone.items()}
+        write_box_examples(job.folder, chosen.tolist(), images[chosen], test.targets[chosen], found)
+        return
+    masks: dict[str, Tensor] = {"truth": test.targets[chosen]}
     for name, network in alone.items():  # of several processes only the first is here
         with torch.no_grad():
             shown = [at_size(network(b.images).float(), b.target).argmax(dim=1) for b in batches]
         masks[name] = torch.cat(shown).to(torch.uint8)
-    images = test.images
-    assert isinstance(images, Tensor)  # sets with masks are always in memory
     write_examples(job.folder, chosen.tolist(), images[chosen], masks)
 
 

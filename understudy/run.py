@@ -116,7 +116,9 @@ def evaluate(
         ``test/`` and the numbers of :func:`understudy.metrics.quality`; with a teacher also ``teacher/`` and those, and
         :func:`understudy.metrics.likeness`; ``test/KIND-LEVEL`` and ``teacher/KIND-LEVEL``, accuracies in percent. Of a
         segmentation ``test/miou``, ``test/pixel_acc``, ``test/iou/CLASS`` and, with a teacher, its own and
-        ``agreement``, all in percent; of images of several classes ``test/map``, ``test/f1``, ``test/ap/CLASS``.
+        ``agreement``, all in percent; of images of several classes ``test/map``, ``test/f1``, ``test/ap/CLASS``; of a
+        detection ``test/ap``, ``test/ap50``, ``test/ap75``, those by size, ``test/ap/CLASS`` and, with a teacher,
+        its own.
 
     Raises:
         ValueError: the run is not finished, or the data have no test images.

@@ -20,6 +20,7 @@ from understudy.engine.loop import InterruptedRunError
 from understudy.files import locked, write_json
 from understudy.job import finished
 from understudy.methods.presets import preset
+from understudy.models import backbone_alone
 from understudy.pool import Runs, Task
 from understudy.report import write_study_report
 from understudy.report.published import Published, published
@@ -89,14 +90,16 @@ def study(
     with locked(folder):
         try:
             base = _single(config)
-            teacher = _teacher(base, folder / TEACHER, quiet)
-            base = base.replaced(**{"teacher.weights": teacher["weights"]}) if teacher["weights"] else base
+            teacher = _teacher(base, folder / TEACHER, quiet, plan.metric)
+            if teacher["weights"]:
+                base = base.replaced(**{"teacher.weights": teacher["weights"], "teacher.pretrained": False})
             tasks = _tasks(base, folder, arms, plan.seeds)
             results = Runs([task for _, _, task in tasks], workers, console.say, quiet)()
         except InterruptedRunError:
             console.say("stopped; the same command goes on from here")
             raise
-        rows, metric = _rows(base, folder, arms, tasks, results), metric_of(results[0])
+        rows = _rows(base, folder, arms, tasks, results, plan.metric)
+        metric = plan.metric or metric_of(results[0])
         table: dict[str, Any] = {
             "format": 1,
             "title": title,
@@ -192,13 +195,14 @@ def _rows(
     arms: list[ArmConfig],
     tasks: list[tuple[str, int, Task]],
     results: list[dict[str, Any]],
+    metric: str | None,
 ) -> list[dict[str, Any]]:
     """Returns the students' rows of the table."""
     methods = {ALONE: "labels"} | {arm.name: " + ".join(str(t["name"]) for t in arm.losses) for arm in arms}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     for (name, seed, task), result in zip(tasks, results, strict=True):
         path = Path(task.config.output).relative_to(folder)
-        runs[name].append(entry(seed, str(path), result))
+        runs[name].append(entry(seed, str(path), result, metric))
     return [_row(name, base.student.model, method, runs[name]) for name, method in methods.items()]
 
 
@@ -234,14 +238,15 @@ def _single(config: Config) -> Config:
     return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 
-def _teacher(base: Config, folder: Path, quiet: bool) -> dict[str, Any]:
+def _teacher(base: Config, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
     """Trains the teacher if it has no weights; returns its weights and its row of the table."""
     assert base.teacher is not None
-    if base.teacher.weights is not None or base.teacher.pretrained:
+    given = base.teacher.pretrained and not backbone_alone(base.teacher.model)
+    if base.teacher.weights is not None or given:
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics
-    row = _row(TEACHER, own.student.model, "labels", [entry(base.seed, folder.name, result)])
+    row = _row(TEACHER, own.student.model, "labels", [entry(base.seed, folder.name, result, metric)])
     return {"weights": str(folder / "student.safetensors"), "row": row}
 
 
@@ -250,10 +255,13 @@ def metric_of(result: Mapping[str, Any]) -> str:
     return f"test/{task_named(result.get('task')).primary}"
 
 
-def entry(seed: int, path: str, result: dict[str, Any]) -> dict[str, Any]:
+def entry(seed: int, path: str, result: dict[str, Any], metric: str | None = None) -> dict[str, Any]:
     """Returns one run of a row of ``study.json``, from its ``result.json``; without a score if it diverged."""
-    metric = metric_of(result)
+    asked, metric = metric, metric or metric_of(result)
     if result["status"] == "finished" and metric not in result["last"]:
+        if asked is not None and metric_of(result) in result["last"]:
+            known = ", ".join(key for key in result["last"] if key.startswith("test/"))
+            raise ValueError(f"study.metric must be one of {known}, got {asked}. Correct it")
         raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
     teacher = result.get("teacher") or {}
     return {
@@ -298,6 +306,6 @@ def _what(config: Config, plan: StudyConfig, result: Mapping[str, Any]) -> str:
     return (
         f"Student {config.student.model} under teacher {teacher} on {data.name} ({limit}), {assumed.epochs} epochs of "
         f"batch {assumed.batch_size}, seeds {', '.join(map(str, plan.seeds))}. All runs share one order and one set of "
-        f"views (data.seed), so the seeds vary initialisation and dropout. The number is {number} on the test "
-        "images after the last epoch; nothing was chosen on them."
+        f"views (data.seed), so the seeds vary initialisation and dropout. The number is "
+        f"{plan.metric or number} on the test images after the last epoch; nothing was chosen on them."
     )

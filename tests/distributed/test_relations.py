@@ -18,7 +18,7 @@ def value(distiller, columns, rows):
     return list(out.terms.values())[1].detach()
 
 
-VARIANTS = sorted([*(set(METHODS) - {"ce", "crd"}), "dist, rows only"]) + [
+VARIANTS = sorted([*(set(METHODS) - {"ce", "crd", "fgfi"}), "dist, rows only"]) + [
     f"{name}, balanced" for name in ("cosine", "dino", "feature_l2", "infonce")
 ]
 

@@ -10,11 +10,12 @@ from understudy.tasks import TASKS
 TASK = TASKS["multilabel"]
 ONE_CLASS = {"ce", "cosine", "crd", "dino", "dist", "dkd", "dml", "dual_head_kd", "feature_l2", "infonce", "kd", "nckd",
              "tckd", "ttm", "wsld", "wttm"}  # fmt: skip
+BOXES = {"fgfi"}
 
 
 def test_methods_that_presume_one_class_are_refused_and_no_others():
     refused = {name for name, method in METHODS.items() if TASK.objection(method()) is not None}
-    assert refused == ONE_CLASS
+    assert refused == ONE_CLASS | BOXES
     assert TASK.objection(METHODS["dhkd"](head_loss="kd")) is not None
 
 
@@ -63,7 +64,7 @@ def test_images_without_labels_teach_what_needs_none():
 
 
 def test_pixels_have_one_class_each():
-    with pytest.raises(ValueError, match="multilabel must be left out for a network that classifies pixels"):
+    with pytest.raises(ValueError, match="multilabel must be left out for segmentation"):
         us.Distiller(us.create_model("fcn_tiny", 3), None, [{"name": "bce"}], multilabel=True)
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.data.boxes import BoxSet
 from understudy.data.cifar import read_cifar10, read_cifar100
+from understudy.data.coco import read_coco
 from understudy.data.digits import read_digits
 from understudy.data.folder import read_folder
 from understudy.data.hugging_face import read_hugging_face
@@ -35,6 +37,7 @@ __all__ = [
     "NO_AUGMENT",
     "Augment",
     "AutoAugment",
+    "BoxSet",
     "EvalLoader",
     "ImageSet",
     "MaskSet",
@@ -55,6 +58,7 @@ DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
     "cityscapes": read_cityscapes,
+    "coco": read_coco,
     "digits": read_digits,
     "flowers102": READERS["flowers102"],
     "food101": READERS["food101"],
@@ -73,8 +77,8 @@ DATASETS: Mapping[str, Callable[..., tuple[ImageSet, ImageSet | None]]] = {
 _STATISTICS = 10_000  # images, evenly spread, that speak for a set that is not in memory
 
 
-_PIXELS = ("camvid", "cityscapes", "maskfolder", "voc")
-"""Sets with a class for every pixel, whose images need not be squares."""
+_OBLONG = ("camvid", "cityscapes", "coco", "maskfolder", "voc")
+"""Sets with a class for every pixel, or with boxes, whose images need not be squares."""
 
 
 def load(
@@ -121,12 +125,12 @@ def load(
     reader = partial(read_python, name) if ":" in name else DATASETS[name]
     if ":" not in name:
         options = _check_options(name, options)
-    if isinstance(options.get("image_size"), Sequence) and name not in _PIXELS:
+    if isinstance(options.get("image_size"), Sequence) and name not in _OBLONG:
         raise ValueError(
             f"data.image_size must be one number for {name}, got {options['image_size']}. Images of classes are squares"
         )
     read, test = reader(**options)
-    if read.num_classes < 2:
+    if read.num_classes < 2 and not isinstance(read, BoxSet):  # which has the background besides
         raise ValueError(
             f"{read.name} must have two classes or more, got only {read.classes[0]!r}. Add images of another class"
         )

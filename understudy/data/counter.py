@@ -43,6 +43,12 @@ class Stream(IntEnum):
     """How the images of a step are mixed."""
     BALANCE = 7
     """Which images of a class are shown once more in an epoch."""
+    DETECTION = 8
+    """Key of an image in a step, from which anchors and proposals are drawn."""
+    ANCHORS = 9
+    """Which anchors of an image are learned from."""
+    PROPOSALS = 10
+    """Which proposals of an image are learned from."""
 
 
 def _shift(bits: Tensor, by: int) -> Tensor:

@@ -8,6 +8,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from understudy.data.boxes import BoxSet, mirrored
 from understudy.data.images import ImageSet
 from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
@@ -15,6 +16,7 @@ from understudy.data.order import epoch_order
 from understudy.data.policy import Augment
 from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.undecoded import Undecoded
+from understudy.data.views import PadCropFlip
 from understudy.interface import Batch
 
 
@@ -252,13 +254,15 @@ class EvalLoader:
         ]
         for rows, pixels in zip(parts, data.pixels(parts), strict=False):
             images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
-            yield Batch(
-                images, data.targets[rows].long(), data.index[rows]
-            )  # masks and many labels are kept as bytes
+            targets = data.targets[rows]  # masks and many labels are kept as bytes
+            yield Batch(images, targets if isinstance(data, BoxSet) else targets.long(), data.index[rows])
 
 
 def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Tensor:
-    """Returns the labels of views, int64: a number is what it was, a mask is seen as its image is."""
+    """Returns the labels of views: a number is what it was, masks and boxes are seen as their image is."""
+    if isinstance(data, BoxSet):
+        assert isinstance(augment, PadCropFlip)
+        return mirrored(data.targets[rows], augment, view, data.image_size[1])
     if isinstance(augment, ScaleCropFlip):
         return augment.masks(data.targets, rows, view).long()
     return data.targets[rows].long()

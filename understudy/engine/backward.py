@@ -41,6 +41,10 @@ class StepOutput:
     """The student's penultimate feature, where it has one."""
     teacher_logits: Tensor | None = None
     """``(B, C)`` of the teacher, where there is one alone and a term reads them."""
+    judged: Tensor | None = None
+    """The labels of what the logits are of."""
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    """What the label's loss is the sum of, where the task tells."""
 
 
 @dataclass(slots=True)

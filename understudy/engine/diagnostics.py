@@ -41,15 +41,15 @@ class Diagnostics:
         """
         cosine = _cosine(out)
         with torch.no_grad():
-            predicted = out.logits.argmax(dim=1)
+            predicted = _rows(out.logits).argmax(dim=1)
             self._predicted += _histogram(predicted.flatten(), self.num_classes)
             if out.feature is not None:
-                feature = out.feature.detach().float()
+                feature = _rows(out.feature).detach().float()
                 if feature.dim() < 4:
                     feature = feature.flatten(1)
                 self._add("feature_norm", feature.norm(dim=1).mean())
             if out.teacher_logits is not None:
-                same = _like(out.teacher_logits, out.logits).argmax(dim=1) == predicted
+                same = _like(_rows(out.teacher_logits), out.logits).argmax(dim=1) == predicted
                 self._add("agreement", 100.0 * same.to(torch.float64).mean())
             if cosine is not None:
                 self._add("cosine", cosine)
@@ -96,6 +96,11 @@ def _cosine(out: StepOutput) -> Tensor | None:
         gradients.append(gradient.flatten().double())
     a, b = gradients
     return (a @ b) / (a.norm() * b.norm()).clamp_min(1e-300)
+
+
+def _rows(shown: Tensor) -> Tensor:
+    """Returns what is shown of boxes ``(B, S, ...)`` with a row a box, all else as it is."""
+    return shown.flatten(0, 1) if shown.dim() == 3 else shown
 
 
 def _like(logits: Tensor, other: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class Distiller(nn.Module):
 
     Args:
         student: any classifier whose forward maps images to logits: ``(B, C)``, or a map ``(B, C, h, w)`` of any size,
-            which makes the task segmentation.
+            which makes the task segmentation; or a :class:`understudy.models.Detector`.
         teacher: likewise; ``None`` for terms that need none; or several by name. A term then says which one it
             learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
@@ -114,9 +114,10 @@ class Distiller(nn.Module):
         }
         self.task = task_of(network, multilabel)
         for term in terms:
+            if network.detects:
+                self._object(term)
             _check_pair(term, self._setups[term.teacher])
-            if (objection := self.task.objection(term.method)) is not None:
-                raise ValueError(f"term {term.label!r} must {objection}")
+            self._object(term)
         self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
         self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
         self.heads.to(example.device)
@@ -129,11 +130,16 @@ class Distiller(nn.Module):
         roles = {"logits"} | {role for t in self.terms for role in t.method.student_roles}
         self._taps = Taps(network, tuple(sorted(roles | ({"feature"} & network.shapes.keys()))))
         self.guides = Guides(guides, self.terms, precision, example, sharded_teachers)
-        self._run_student: Callable[[Tensor], Tensor] = self.student.__call__
+        self._run_student: Callable[..., Any] = self.student.__call__
         self._shards: Shards | None = None
         if shard and self.ranks.several:
             self._shards = self._divided(example.device)
         self._backward = Backward(dict(self._trainable()), align, self.ranks, self._shards)
+
+    def _object(self, term: Term) -> None:
+        """Refuses a term that makes no sense of this task."""
+        if (objection := self.task.objection(term.method)) is not None:
+            raise ValueError(f"term {term.label!r} must {objection}")
 
     @property
     def setup(self) -> Setup:
@@ -168,8 +174,9 @@ class Distiller(nn.Module):
 
         Args:
             images: ``(B, C, H, W)``, normalised; of several processes each gives its own, in the order of the ranks.
-            targets: ``(B,)`` int64, masks ``(B, H, W)`` for segmentation (255: ignored), ``(B, C)`` of 1, 0 and -1
-                (not known) with ``multilabel``; ``None`` for images without labels, which only some terms can use.
+            targets: ``(B,)`` int64, masks ``(B, H, W)`` for segmentation (255: ignored), rows of objects
+                ``(B, M, 8)`` for detection, ``(B, C)`` of 1, 0 and -1 (not known) with ``multilabel``; ``None`` for
+                images without labels, which only some terms can use.
             index: ``(B,)`` which sample of the training set each image is; needed by terms with a memory.
             view: ``(B,)`` which augmentation each image is.
             epoch: 0-based; decides the weights. A term of weight 0 is not computed, nor is a teacher nobody reads.
@@ -198,14 +205,16 @@ class Distiller(nn.Module):
             batch = share.whole(batch)
             answers = {name: share.whole_answers(shown) for name, shown in (answers or {}).items()}
         density = self.density(batch.target, share) if density is None else density
+        asked = self.task.asked(batch, torch.initial_seed(), share.rows.start if share.divided else 0)
         methods = {term.label: term.method_at(epoch) for term, _ in active}
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}
         with share.apart(images.device, self.sync_bn):
-            student = self._student(batch.images)
+            student = self._student(asked)
             logits = self._logits(student)
             shown = {**student, "logits": logits}
-            guided = self.guides.answers([term for term, _ in active], batch, answers)
+            pointed = self.task.pointed(batch, student)
+            guided = self.guides.answers([term for term, _ in active], pointed, answers)
             for term, weight in active:
                 if term.label not in related:
                     seen = seen_by(term, guided) if term.reads_teacher else {}
@@ -225,12 +234,25 @@ class Distiller(nn.Module):
         label = [losses[t.label] for t, _ in active if t.method.label_loss]
         guide = [losses[t.label] for t, _ in active if not t.method.label_loss]
         loss = sum(losses.values(), start=logits.new_zeros(()))
-        logits = logits[share.rows] if share.repeated else logits
+        judged = self.task.judged(student, batch)
+        parts = {name: _scaled(part.detach(), 1.0, share) for name, part in self.task.pieces(student).items()}
+        if share.repeated:
+            logits, judged = logits[share.rows], judged[share.rows]
         theirs = next(iter(guided.values())).get("logits") if len(guided) == 1 else None
         theirs = theirs[share.rows] if share.repeated and theirs is not None else theirs
         feature = student.get("feature") if self._shards is None else None  # no backward but the one of all
         return StepOutput(
-            loss, losses, logits, student["logits"], share, _total(label), _total(guide), feature, theirs
+            loss,
+            losses,
+            logits,
+            student["logits"],
+            share,
+            _total(label),
+            _total(guide),
+            feature,
+            theirs,
+            judged,
+            parts,
         )
 
     def density(self, targets: Tensor, share: Share | None = None) -> Tensor | None:
@@ -347,8 +369,10 @@ class Distiller(nn.Module):
         return any(t.method.needs_prepare(self._heads(t)) for t in self.terms)
 
     def predict(self, images: Tensor) -> Tensor:
-        """Returns the deployed model's logits ``(B, C)``, in the module's current mode."""
-        return self._logits(self._student(images))
+        """Returns the deployed model's logits ``(B, C)``, or the objects it finds, in the module's current mode."""
+        if self.network.detects:
+            return self._answer(images)
+        return self._logits(self._student(Batch(images, images.new_empty(0))))
 
     def deployable(self) -> nn.Module:
         """Returns a plain copy of the model to ship: no taps, no heads, no teacher; collective with ``shard``.
@@ -467,17 +491,24 @@ class Distiller(nn.Module):
         }
 
     def _prepare(self, term: Term, batches: Iterable[Batch]) -> dict[str, Tensor]:
-        heads = self._heads(term)
-        term.method.prepare(self._setups[term.teacher], heads, batches, self.guides.of(term))
+        heads, ask = self._heads(term), self.guides.of(term)
+
+        def answer(batch: Batch) -> Outputs:
+            return ask(self.task.asked(batch, 0, 0))
+
+        term.method.prepare(self._setups[term.teacher], heads, batches, answer)
         return heads.state_dict()
 
-    def _student(self, images: Tensor) -> dict[str, Tensor]:
+    def _student(self, batch: Batch) -> dict[str, Tensor]:
+        shown = self._taps.collect(self._answer(batch.images, *batch.question))
+        return {role: widened(tensor) for role, tensor in shown.items()}
+
+    def _answer(self, images: Tensor, *question: Tensor | None) -> Any:
+        """Returns what the student says, in the precision of training."""
         if self.precision == "bf16":
             with torch.autocast(images.device.type, dtype=torch.bfloat16):
-                shown = self._taps.collect(self._run_student(images))
-        else:
-            shown = self._taps.collect(self._run_student(images))
-        return {role: widened(tensor) for role, tensor in shown.items()}
+                return self._run_student(images, *question)
+        return self._run_student(images, *question)
 
     def _logits(self, student: Outputs) -> Tensor:
         if self._replacing is None:
@@ -548,6 +579,11 @@ class _Batches:
 def _check_pair(term: Term, setup: Setup) -> None:
     """Refuses a pair whose logits or taps a term could not read."""
     method = term.method
+    if setup.teacher is not None and setup.teacher.detects != setup.student.detects:
+        raise ValueError(
+            "student and teacher must both find objects or neither, got one detector alone. "
+            "Choose the same kind of network"
+        )
     if setup.teacher is not None and setup.teacher.dense != setup.student.dense:
         kinds = ["the image", "every pixel"]
         raise ValueError(

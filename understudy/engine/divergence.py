@@ -151,7 +151,7 @@ class Watch:
             norm: of the gradient.
         """
         mine = norm if self.ranks.is_first else torch.zeros_like(norm)  # all processes have the same
-        losses = (meters.sums - self._sums) / images
+        losses = (meters.sums - self._sums)[: 1 + len(self._labels)] / images
         row = torch.cat([losses, mine.to(device=losses.device, dtype=losses.dtype).reshape(1)])
         if self.skips:
             self.ranks.total(row)

@@ -18,9 +18,9 @@ class Answers:
     """A classifier's logits on a whole set, in the set's order."""
 
     logits: Tensor
-    """``(N, C)`` float32."""
+    """``(N, C)`` float32; or the objects found, ``(N, D, 6)``."""
     target: Tensor
-    """``(N,)`` int64; ``(N, C)`` where an image may have several classes."""
+    """``(N,)`` int64; ``(N, C)`` where an image may have several classes; or rows of objects, ``(N, M, 8)``."""
 
 
 @torch.no_grad()
@@ -51,13 +51,13 @@ class Shard:
 
     def gathered(self, pairs: list[tuple[Tensor, Tensor]]) -> Answers:
         """Returns the answers to the whole set, from each process's logits and targets."""
-        rows = [tuple(tuple(column.shape[1:]) for column in pair) for pair in pairs[:1]]
-        sizes = self.ranks.exchange((sum(len(target) for _, target in pairs), *rows))
+        shapes = [(x.shape[1:], y.shape[1:], y.dtype) for x, y in pairs[:1]]
+        sizes = self.ranks.exchange((sum(len(target) for _, target in pairs), *shapes))
         counts = tuple(size[0] for size in sizes)
-        shown, wanted = next(size[1] for size in sizes if len(size) > 1)  # of a process that has images
+        one, other, kind = next(size[1] for size in sizes if len(size) > 1)
         nothing = (
-            torch.zeros(0, *shown, device=self.device),
-            torch.zeros(0, *wanted, dtype=torch.int64, device=self.device),
+            torch.zeros(0, *one, device=self.device),
+            torch.zeros(0, *other, dtype=kind, device=self.device),
         )
         logits, target = (torch.cat(column) for column in zip(nothing, *pairs, strict=True))
         return Answers(self.ranks.gather(logits, counts), self.ranks.gather(target, counts))

@@ -221,7 +221,7 @@ def _epoch(job: Job) -> Iterator[None]:
     active = {t.label: w for t in job.distiller.terms if (w := t.weight.at(job.epoch)) != 0.0}
     classes = job.distiller.setup.num_classes
     looks = Diagnostics(job.train.diagnose_every, classes, job.device)
-    meters = Meters(list(active), job.device, classes, looks, job.task)
+    meters = Meters([*active, *job.task.parts], job.device, classes, looks, job.task)
     if job.meters is not None:
         meters.load_state_dict(job.meters)
     job.watch.start_epoch(active)
@@ -335,7 +335,8 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
         if i == 0 and looking:
             meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)
-        meters.add(out.loss, out.terms, out.logits, part.main_target, out.share.weight)
+        assert out.judged is not None
+        meters.add(out.loss, out.terms | out.parts, out.logits, out.judged, out.share.weight)
     meters.add_alignment(dict(job.distiller.alignment))
 
 
@@ -381,10 +382,9 @@ def kept_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _epoch_line(line: dict[str, Any], epochs: int, task: Task) -> str:
-    score, counted = task.primary, next(name for name in task.titles if f"train/{name}" in line)
+    score = task.primary
     text = f"epoch {line['epoch']:>{len(str(epochs))}}/{epochs}"
-    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{counted}']:.2f}%"
-    text += f" {task.titles[counted]}" if counted != score else ""
+    text += f"  loss {line['train/loss']:.4f}  train {line[f'train/{task.watched}']:.2f}%"
     if f"val/{score}" in line:
         text += f"  val {line[f'val/{score}']:.2f}%"
     if "train/conflict" in line:

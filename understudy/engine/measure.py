@@ -16,6 +16,7 @@ from understudy.metrics import (
     class_iou,
     confusion_matrix,
     correct,
+    detection_scores,
     label_counts,
     micro_f1,
     top1_agreement,
@@ -28,12 +29,13 @@ class Measured:
     """What one network is worth on a set."""
 
     scores: dict[str, float]
-    """In percent: ``acc1`` and ``acc5``, ``map`` and ``f1``, or ``miou`` and ``pixel_acc``."""
+    """In percent: ``acc1`` and ``acc5``, ``map`` and ``f1``, ``miou`` and ``pixel_acc``, or ``ap``, ``ap50``, ``ap75``
+    and so on."""
     samples: int
-    """How many answers were judged: images, labels that are known, or labelled pixels."""
+    """How many answers were judged: images, labels that are known, labelled pixels."""
     confusion: Tensor | None
     """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given; ``None`` where a
-    sample has several."""
+    sample may have several, and of objects."""
     by_class: list[float | None]
     """Accuracy (average precision, intersection over union) of every class in percent, ``None`` for one that does not
     occur."""
@@ -54,12 +56,15 @@ def measure(
     """Returns what every network is worth, by its name; all must be in eval mode.
 
     With :class:`Shard` for batches it is collective, and every process gets the result for the whole set. Pixels are
-    counted, not averaged, and images are judged all together, so that no division of the set changes a number.
+    counted, not averaged, and images and objects are judged all together, so that no division of the set changes a
+    number.
     """
     if task.name == "classification":
         return _of_images(networks, batches)
     if task.name == "multilabel":
         return _of_labels(task, networks, batches)
+    if task.name == "detection":
+        return _of_objects(networks, batches, num_classes)
     return _of_pixels(task, networks, batches, num_classes, device)
 
 
@@ -105,6 +110,18 @@ def _of_labels(
 def _in_percent(shares: Tensor) -> list[float | None]:
     """Returns shares of classes in percent, ``None`` for NaN."""
     return [None if math.isnan(share) else 100 * share for share in shares.tolist()]
+
+
+def _of_objects(
+    networks: Mapping[str, Callable[[Tensor], Tensor]], batches: Iterable[Batch], num_classes: int
+) -> dict[str, Measured]:
+    """``num_classes`` is without the background."""
+    found: dict[str, Measured] = {}
+    for name, network in networks.items():
+        seen = answers(network, batches)
+        scores, by_class = detection_scores(seen.logits, seen.target, num_classes)
+        found[name] = Measured(scores, len(seen.target), None, by_class, None)
+    return found
 
 
 def _of_pixels(

@@ -68,8 +68,8 @@ def export(
         ValueError: the run is not finished; a format is unknown; the extra ``onnx`` is not installed; the network holds
             an operator that the format lacks; the data are gone (which only ONNX and int8 need).
     """
-    kinds = _kinds(formats)
     finished = FinishedRun.read(Path(run))
+    kinds = _kinds(formats, finished.task.name == "detection")
     folder = finished.folder / "export" if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out must be a folder, got {folder}, which is a file. Choose another")
@@ -193,17 +193,26 @@ class _Export:
         return entries
 
 
-def _kinds(formats: Iterable[str]) -> set[Format]:
-    """Returns what is asked for.
+def _kinds(formats: Iterable[str], detects: bool = False) -> set[Format]:
+    """Returns what is asked for; of a detector ``all`` is safetensors alone.
 
     Raises:
-        ValueError: an unknown format, none, or one that needs an extra that is not installed.
+        ValueError: an unknown format, none, one that needs an extra that is not installed, or one without detectors.
     """
     asked = [formats] if isinstance(formats, str) else list(formats)
     for name in asked:
         if name not in (*FORMATS, "all"):
             hint = did_you_mean(name, (*FORMATS, "all"))
             raise ValueError(f"formats to export to must be known, got {name!r}. {hint}")
+    programs = [name for name in asked if detects and name in FORMATS and name != "safetensors"]
+    if programs:
+        raise ValueError(
+            f"a detector must be exported to safetensors, got {', '.join(programs)}: how many boxes an image leaves "
+            "depends on its pixels, which neither torch.export nor ONNX can follow for any number of images. "
+            "Use --to safetensors"
+        )
+    if detects and "all" in asked:
+        return {"safetensors"}
     kinds: set[Format] = {kind for kind in FORMATS if kind in asked or "all" in asked}
     if not kinds:
         raise ValueError("formats must name at least one, got none. Choose for instance onnx, or all")

@@ -63,6 +63,7 @@ No name rebuilds this network: to run it, take the program or the ONNX file."""
 _KINDS = {
     "classification": "An image classifier",
     "multilabel": "An image classifier that finds any number of classes",
+    "detection": "A detector of objects",
     "segmentation": "A classifier of pixels",
 }
 
@@ -82,9 +83,9 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     predictor, config = run.predictor, run.config
     height, width = predictor.image_size
     pixels = run.task.name == "segmentation"
-    kind = "segmentation" if pixels else "classification"
+    kind = f"image-{run.task.name}" if run.task.name != "detection" else "object-detection"
     parts = [
-        f"---\nlibrary_name: understudy\npipeline_tag: image-{kind}\nlicense: other\n---",
+        f"---\nlibrary_name: understudy\npipeline_tag: {kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
         f"{_KINDS[run.task.name]}: {_code(config.student.model)}"
         f"{' with the classifier of its teacher' * run.transplanted}, {run.parameters:,} parameters, "
@@ -96,7 +97,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         f"divide by {_numbers(predictor.std)}. "
         + (
             "Images of another size are scaled to fit, and the rest is black."
-            if pixels
+            if run.task.name != "classification"
             else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
         ),
         f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",
@@ -113,7 +114,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         if pixels
         else "print([name for name, logit in zip(classes, logits[0]) if logit > 0])"
         if run.task.name == "multilabel"
-        else "print(classes[logits[0].argmax()])"
+        else "print(classes[logits[0].argmax()])"  # a detector has no format that is loaded so
     )
     loading = _LOADING | ({"safetensors": _TRANSPLANTED} if run.transplanted else {})
     parts += [loading[kind].format(file=name, opset=opset, **about) for kind, name in files.items()]
@@ -134,7 +135,8 @@ def _accuracy(run: FinishedRun) -> str:
         samples = run.result.get("measured") or sum(map(sum, run.result["confusion"]))  # older runs
         others = {score: title for score, title in task.titles.items() if score != task.primary}
         for score, title in others.items():
-            text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
+            if f"test/{score}" in last:
+                text += f" {title[0].upper()}{title[1:]} {last[f'test/{score}']:.2f}%."
         text += f" Measured once, in PyTorch, on {samples:,} {task.samples} that were not used to train or to choose"
         text += " anything."
     return text[0].upper() + text[1:]

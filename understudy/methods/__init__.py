@@ -15,6 +15,7 @@ from understudy.methods.dist import DIST
 from understudy.methods.dkd import DKD, NCKD, TCKD
 from understudy.methods.dml import DML
 from understudy.methods.feature_l2 import FeatureL2
+from understudy.methods.fgfi import FGFI
 from understudy.methods.fitnet import FitNet
 from understudy.methods.fsp import FSP
 from understudy.methods.ft import FT
@@ -55,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "dml": DML,
     "dual_head_kd": DualHeadKD,
     "feature_l2": FeatureL2,
+    "fgfi": FGFI,
     "fitnet": FitNet,
     "fsp": FSP,
     "ft": FT,

@@ -26,6 +26,7 @@ class CosineDirection(Method):
     teacher_taps: ClassVar[tuple[str, ...]] = ()
     prepare_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    suits_boxes: ClassVar[bool] = True
     mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False

@@ -25,6 +25,7 @@ class Dino(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    suits_boxes: ClassVar[bool] = True
     mixes_labels: ClassVar[bool] = True
 
     teacher_norm_scale: Annotated[NonNegative, Search(0.5, 2.0)] = 1.0

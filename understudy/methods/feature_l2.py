@@ -23,6 +23,7 @@ class FeatureL2(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    suits_boxes: ClassVar[bool] = True
     mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False

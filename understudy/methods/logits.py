@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,8 +18,10 @@ from understudy.methods.method import Method
 class LogitMethod(Method):
     """A method whose loss is the mean of one value a sample, which that sample's logits and label alone decide.
 
-    So anything that has logits may be a sample: an image, or a pixel of a segmentation map.
+    So anything that has logits may be a sample: an image, a pixel of a segmentation map, or a box.
     """
+
+    suits_boxes: ClassVar[bool] = True
 
     def answered(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:
         """Returns the student's logits as the loss reads them, ``(B, C)`` or a map ``(B, C, H, W)``."""

@@ -71,7 +71,10 @@ def _features(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     classifier = setup.guide.classifier
     for batch in batches:
-        feature, target = teacher(batch)["feature"], batch.target
+        shown = teacher(batch)
+        feature, target = shown["feature"], batch.target
+        if feature.dim() == 3:  # of proposals, each with the class it was assigned
+            feature, target = feature.flatten(0, 1), shown["labels"].flatten()
         if correct_only:
             # by function: calling the module would fire the taps on it
             logits = F.linear(feature.to(classifier.weight.dtype), classifier.weight, classifier.bias)

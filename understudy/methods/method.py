@@ -41,6 +41,11 @@ class Method(ABC):
     replaces_classifier: ClassVar[bool] = False
     """Whether the deployed model answers with :meth:`logits` instead of the student's own head."""
 
+    needs_boxes: ClassVar[bool] = False
+    """Whether it reads the boxes of objects, so that it makes sense where they are found alone."""
+    suits_boxes: ClassVar[bool] = False
+    """Whether proposals of a detector may be its samples: of logits and features it reads a row a sample."""
+
     @property
     def student_roles(self) -> tuple[str, ...]:
         """The roles that this very instance reads of the student, where settings decide which of ``student_taps``."""

@@ -37,7 +37,7 @@ def preset(
 
     Args:
         name: one of ``PRESETS``.
-        dataset: ``imagenet`` takes that column; everything else, and a preset without that column, cifar100's.
+        dataset: ``imagenet`` and ``coco`` take that column; everything else, and a preset without it, cifar100's.
         teacher: the teacher's model, for the settings of a published pair.
         student: likewise.
 
@@ -47,7 +47,8 @@ def preset(
     if name not in _PUBLISHED:
         raise ValueError(f"method must be a preset, got {name!r}. {did_you_mean(name, _PUBLISHED)}")
     entry = _PUBLISHED[name]
-    column = entry[dataset if dataset in entry and dataset != "source" else "cifar100"]
+    general = "cifar100" if "cifar100" in entry else "coco"
+    column = entry[dataset if dataset in entry and dataset != "source" else general]
     networks = tuple(None if model is None else model.rpartition("/")[2] for model in (teacher, student))
     chosen: Mapping[str, Any] = next((p for p in column.get("pairs", ()) if _fits(p, *networks)), {})
     losses = tuple(_merged(term, chosen.get(term["name"], {})) for term in column["losses"])

@@ -24,11 +24,14 @@ MID_CHANNELS = 512
 class ReviewKD(Method):
     """Hierarchical context loss between fused student maps and the teacher's, pooled feature to first stage.
 
+    Of a detector it is the pyramid's levels alone, all of the pyramid's channels; published weights are 1.0 to 2.0.
+
     The teacher is read before its activations. On CIFAR-100 the student is read after them, on ImageNet before
     (``student_maps: preact``). Published weights depend on the pair, with a ramp of 20 epochs on CIFAR-100.
     """
 
     paper: ClassVar[str] = "Chen et al., Distilling Knowledge via Knowledge Review, CVPR 2021"
+    suits_boxes: ClassVar[bool] = True
     student_taps: ClassVar[tuple[str, ...]] = ("feature", "stage_*", "preact_*")
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature", "preact_*")
 
@@ -51,10 +54,11 @@ class ReviewKD(Method):
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the fusion blocks, deepest first."""
         pairs = resolve_stages(self.stages, setup, "reviewkd", place="preact")[::-1]
-        ours = [setup.student.classifier.in_features]
-        ours += [map_shape(setup.student, f"{self.student_maps}_{s}")[0] for s, _ in pairs]
-        theirs = [setup.guide.classifier.in_features]
-        theirs += [map_shape(setup.guide, f"preact_{t}")[0] for _, t in pairs]
+        ours = [map_shape(setup.student, f"{self.student_maps}_{s}")[0] for s, _ in pairs]
+        theirs = [map_shape(setup.guide, f"preact_{t}")[0] for _, t in pairs]
+        if not setup.student.detects:
+            ours.insert(0, setup.student.classifier.in_features)
+            theirs.insert(0, setup.guide.classifier.in_features)
         return nn.ModuleDict(
             {"review": Review(ours, theirs, min(MID_CHANNELS, self.max_mid_channels, ours[0]))}
         )
@@ -67,6 +71,9 @@ class ReviewKD(Method):
             )
         ours = [as_map(student[f"{self.student_maps}_{s}"]) for s, _ in self.stages]
         theirs = [as_map(teacher[f"preact_{t}"]) for _, t in self.stages]
-        features = [student["feature"][:, :, None, None], *reversed(ours)]  # 1×1 maps first
-        goals = [teacher["feature"][:, :, None, None], *reversed(theirs)]
-        return hcl_loss(heads["review"](features, [(g.shape[2], g.shape[3]) for g in goals]), goals)
+        features, goals, review = ours[::-1], theirs[::-1], heads["review"]
+        assert isinstance(review, Review)
+        if len(review.blocks) > len(goals):  # the pooled features, as 1×1 maps; a pyramid has none
+            features.insert(0, student["feature"][:, :, None, None])
+            goals.insert(0, teacher["feature"][:, :, None, None])
+        return hcl_loss(review(features, [(g.shape[2], g.shape[3]) for g in goals]), goals)

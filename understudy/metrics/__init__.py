@@ -3,6 +3,7 @@
 from understudy.metrics.accuracy import correct as correct
 from understudy.metrics.agreement import mean_kl as mean_kl
 from understudy.metrics.agreement import top1_agreement as top1_agreement
+from understudy.metrics.boxes import detection_scores as detection_scores
 from understudy.metrics.calibration import Reliability as Reliability
 from understudy.metrics.calibration import brier_score as brier_score
 from understudy.metrics.calibration import expected_calibration_error as expected_calibration_error

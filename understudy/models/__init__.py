@@ -1,4 +1,4 @@
-"""Models: the CIFAR zoo, MobileNet-V1, small and segmentation networks, and how any name becomes a module."""
+"""Models: the CIFAR zoo, MobileNet-V1, small ones, those for pixels and objects; how any name becomes a module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import torchvision
 from torch import nn
 
 from understudy.models.adapters import build, imported_model, timm_model, torchvision_model
+from understudy.models.detection import DETECTORS, TORCHVISION_DETECTORS, torchvision_detector
+from understudy.models.detection import Detector as Detector
 from understudy.models.hugging_face import hugging_face_model
 from understudy.models.mobilenet_v1 import MobileNetV1
 from understudy.models.mobilenet_v2 import MobileNetV2
@@ -140,10 +142,10 @@ def create_model(
     """Returns a network by name, in training mode; nothing is downloaded unless ``pretrained``.
 
     Args:
-        name: one of :func:`model_names` or :func:`segmenter_names`, ``torchvision/NAME``, ``timm/NAME``,
-            ``hf/FOLDER`` or ``hf/NAME`` (transformers), ``package.module:factory``, or a file: a ``torch.export``
-            program (``.pt2``) or an ONNX file, as a teacher that shows its logits only.
-        num_classes: length of the logits.
+        name: one of :func:`model_names`, :func:`segmenter_names` or :func:`detector_names`, ``torchvision/NAME``,
+            ``timm/NAME``, ``hf/FOLDER`` or ``hf/NAME`` (transformers), ``package.module:factory``, or a file: a
+            ``torch.export`` program (``.pt2``) or an ONNX file, as a teacher that shows its logits only.
+        num_classes: length of the logits; of a detector without the background, which it adds.
         weights: a file to load (:func:`load_weights`).
         pretrained: downloads torchvision's or timm's weights, or the hub's; reads those of a local ``hf/FOLDER``. A
             factory of yours may take it too.
@@ -170,6 +172,15 @@ def create_model(
         net = build(
             name,
             partial(torchvision_segmenter, rest),
+            num_classes=num_classes,
+            in_channels=in_channels,
+            pretrained=pretrained,
+            **kwargs,
+        )
+    elif source == "torchvision" and rest in TORCHVISION_DETECTORS:
+        net = build(
+            name,
+            partial(torchvision_detector, rest),
             num_classes=num_classes,
             in_channels=in_channels,
             pretrained=pretrained,
@@ -211,6 +222,16 @@ def segmenter_names() -> list[str]:
     return sorted(SEGMENTERS)
 
 
+def detector_names() -> list[str]:
+    """Returns the names of the detectors that are not torchvision's, sorted."""
+    return sorted(DETECTORS)
+
+
+def backbone_alone(name: str) -> bool:
+    """Returns whether ``pretrained`` gives a network the weights of its backbone alone, so that it must be trained."""
+    return name in SEGMENTERS or name in DETECTORS
+
+
 def family(model: str | nn.Module) -> str:
     """Returns the family of a network, by which DHKD chooses its head: one of the values of ``FAMILIES``.
 
@@ -225,7 +246,7 @@ def family(model: str | nn.Module) -> str:
         >>> family("resnet8x4"), family("torchvision/resnet18"), family("wrn_40_2")
         ('resnet', 'resnet', 'wrn')
     """
-    if isinstance(model, nn.Module) and isinstance(inner := untranslated(model), Segmenter):
+    if isinstance(model, nn.Module) and isinstance(inner := untranslated(model), Segmenter | Detector):
         return inner.family
     full = type(untranslated(model)).__name__ if isinstance(model, nn.Module) else model
     name = full.rpartition("/")[2].rpartition(":")[
@@ -240,17 +261,19 @@ def family(model: str | nn.Module) -> str:
 def known_roles(module: nn.Module) -> dict[str, str] | None:
     """Returns where the stages of one of our networks end (role -> module path), ``None`` for any other."""
     inner = untranslated(module)
+    if isinstance(inner, Detector):
+        return None  # it names what it shows itself
     roles = inner.roles if isinstance(inner, Segmenter) else ROLES.get(type(inner))
     return None if roles is None else dict(roles)
 
 
 def _zoo_model(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    builder = MODELS.get(name) or SEGMENTERS.get(name)
+    builder = MODELS.get(name) or SEGMENTERS.get(name) or DETECTORS.get(name)
     if builder is None:
         elsewhere = f"Did you mean 'torchvision/{name}'? " if name in torchvision.models.list_models() else ""
         raise ValueError(
             "model must be in the zoo, or be torchvision/NAME, timm/NAME, hf/NAME or package.module:factory, "
-            f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), [*MODELS, *SEGMENTERS])}"
+            f"got {name!r}. {elsewhere}{did_you_mean(name.lower(), [*MODELS, *SEGMENTERS, *DETECTORS])}"
         )
     if pretrained and "pretrained" in inspect.signature(builder).parameters:  # of a backbone
         return build(name, builder, pretrained=True, **kwargs)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from understudy.config import ArmConfig, Config, ConfigError, build_config
 from understudy.interface import Align
 from understudy.methods.presets import preset
+from understudy.models import backbone_alone
 from understudy.nearest import did_you_mean
 from understudy.report.published import ALONE, TEACHER, Cell, cells, citation
 from understudy.scaling import scaled
@@ -103,6 +104,8 @@ class Budget(_Strict):
     pretrained_teacher: bool = False
     models: dict[str, str] = {}
     """Where a network of a pair is not of our zoo."""
+    networks: dict[str, dict[str, Any]] = {}
+    """What stands beside the model of a network of a pair (``pretrained``, ``options``)."""
     notes: list[str] = []
 
 
@@ -193,7 +196,8 @@ class Row:
         config, plain = self.job(), self.plain
         assert config.teacher is not None
         assert plain is not None
-        if config.teacher.weights is not None or config.teacher.pretrained:
+        given = config.teacher.pretrained and not backbone_alone(config.teacher.model)
+        if config.teacher.weights is not None or given:
             return None
         labels: dict[str, Any] = {"losses": [{"name": "ce"}], "gradients": {"align": "none"}}
         network = config.teacher.network().model_dump(mode="json")
@@ -287,13 +291,13 @@ class Recipe:
 
     def _values(self, pair: tuple[str, str], arms: Sequence[ArmConfig]) -> dict[str, Any]:
         teacher, student = (self.budget.models.get(name, name) for name in pair)
-        guide: dict[str, Any] = {"model": teacher}
+        guide: dict[str, Any] = {"model": teacher, **self.budget.networks.get(pair[0], {})}
         if self.budget.pretrained_teacher:
             guide |= {"pretrained": True, "options": _VERSION if teacher.startswith("torchvision/") else {}}
         return {
             "data": {**self.budget.data, **self.table.data},
             "teacher": guide,
-            "student": {"model": student},
+            "student": {"model": student, **self.budget.networks.get(pair[1], {})},
             "train": self.budget.train,
             "study": {
                 "methods": [arm.model_dump(mode="json") for arm in arms],

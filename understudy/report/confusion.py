@@ -80,9 +80,10 @@ def read_confusion(result: Mapping[str, Any], alone: Mapping[str, Any] | None = 
 def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
     """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix.
 
-    Of a segmentation it is the intersection over union; of images of several classes the average precision.
+    Of a segmentation it is the intersection over union; of objects, and of images of several classes, the average
+    precision.
     """
-    if result.get("task") == "multilabel":
+    if _is_precision(result):
         return _listed(result.get("class_ap"))
     if not result.get("confusion"):
         return []
@@ -90,13 +91,13 @@ def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
 
 
 def read_by_class(result: Mapping[str, Any], alone: Mapping[str, Any] | None = None) -> Table | None:
-    """Returns the average precision of every class, of images of several; ``None`` for all others.
+    """Returns the average precision of every class, of objects and of images of several; ``None`` for all others.
 
     Args:
         result: of ``result.json``: ``class_ap`` and ``classes``.
         alone: of the same student trained without a teacher, to stand beside it class by class.
     """
-    mine = class_accuracy(result) if result.get("task") == "multilabel" else []
+    mine = class_accuracy(result) if _is_precision(result) else []
     if not mine:
         return None
     known, others = class_names(result), _others(result, alone, len(mine))
@@ -110,6 +111,10 @@ def read_by_class(result: Mapping[str, Any], alone: Mapping[str, Any] | None = N
     for name, _ in others:
         columns += [Column(f"{name}, %"), Column(f"Minus {name.lower()}")]
     return Table("Average precision by class, on the test set", tuple(columns), tuple(rows))
+
+
+def _is_precision(result: Mapping[str, Any]) -> bool:
+    return task_named(result.get("task")).per_class == "class_ap"
 
 
 def _of_pixels(result: Mapping[str, Any]) -> bool:

@@ -1,9 +1,8 @@
-"""Test images with their masks and those that networks gave them: written after training, for the page."""
+"""Test images with their masks or boxes and those that networks gave them: written after training, for the page."""
 
 from __future__ import annotations
 
 import base64
-import colorsys
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.files import write_json
+from understudy.report.boxes import SURE, box_picture, found_rows, is_rows, true_rows
 from understudy.report.folder import items, number
+from understudy.report.palette import palette
 
 FILE = "examples.json"
 """Where a run folder keeps them."""
@@ -26,7 +27,6 @@ MOST = 6
 """So many images."""
 SIDE = 320
 """Pixels of a side at most."""
-_GOLDEN = 0.618034  # turns between hues: any number of classes stays apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,7 @@ class Example:
     image: str
     truth: str
     masks: Mapping[str, str]
-    """Network (``teacher``, ``student alone``, ``student``) -> what it gave."""
-
-
-def palette(num_classes: int) -> list[tuple[int, int, int]]:
-    """Returns a colour for every class, red, green and blue from 0 to 255; ignored pixels are black everywhere."""
-    colours = []
-    for k in range(num_classes):
-        rgb = colorsys.hsv_to_rgb(k * _GOLDEN % 1.0, (0.55, 0.85)[k % 2], (0.95, 0.7)[k // 2 % 2])
-        colours.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
-    return colours
+    """Network (``teacher``, ``student alone``, ``student``) -> what it gave: a mask, or the image with boxes."""
 
 
 def mask_picture(mask: NDArray[np.uint8], num_classes: int) -> Image.Image:
@@ -73,11 +64,37 @@ def write_examples(
     """
     entries = []
     for i, position in enumerate(positions):
-        pixels = images[i].permute(1, 2, 0).cpu().numpy()
-        picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+        picture = _picture(images[i])
         shown = {name: _png(Image.fromarray(mask[i].cpu().numpy())) for name, mask in masks.items()}
         entries.append({"position": int(position), "image": _png(picture), **shown})
     write_json(folder / FILE, {"format": FORMAT, "images": entries})
+
+
+def write_box_examples(
+    folder: Path, positions: Sequence[int], images: Tensor, target: Tensor, found: Mapping[str, Tensor]
+) -> None:
+    """Writes test images with their boxes.
+
+    Args:
+        folder: of the run.
+        positions: of the images in the test set.
+        images: ``(N, C, H, W)`` uint8, grey or colour.
+        target: rows of objects, ``(N, M, 8)``.
+        found: ``student`` and, if there is one, ``teacher`` -> objects found, ``(N, D, 6)``.
+    """
+    entries = []
+    for i, position in enumerate(positions):
+        shown = {name: found_rows(objects[i]) for name, objects in found.items()}
+        picture = _png(_picture(images[i]), shrink=False)
+        entries.append({"position": int(position), "image": picture, "truth": true_rows(target[i]), **shown})
+    write_json(folder / FILE, {"format": FORMAT, "images": entries})
+
+
+def example_note(result: Mapping[str, Any]) -> str:
+    """Returns what must be known to read the pictures of a run."""
+    if result.get("task") == "detection":
+        return f"Of networks, boxes with a score of at least {SURE} are drawn."
+    return "Black is ignored, it has no label."
 
 
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
@@ -126,12 +143,17 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 def _example(entry: Mapping[str, Any], num_classes: int, folder: Path) -> Example:
     shown: dict[str, str] = {}
+    image = Image.new("RGB", (1, 1))
     for name in ("image", "truth", "teacher", "student alone", "student"):
         if name not in entry:
+            continue
+        if name != "image" and is_rows(entry[name], num_classes):
+            shown[name] = _address(box_picture(image, entry[name], num_classes, SIDE / max(image.size)))
             continue
         try:
             picture = Image.open(io.BytesIO(base64.b64decode(str(entry[name]), validate=True)))
             plain = picture.convert("RGB" if name == "image" else "L")
+            image = plain if name == "image" else image
         except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{folder / FILE} must hold pictures, got {error} as {name}. Delete it"
@@ -141,10 +163,16 @@ def _example(entry: Mapping[str, Any], num_classes: int, folder: Path) -> Exampl
     return Example(position, shown.pop("image"), shown.pop("truth"), shown)
 
 
-def _png(picture: Image.Image) -> str:
+def _picture(image: Tensor) -> Image.Image:
+    """Returns an image ``(C, H, W)`` uint8 as a picture."""
+    pixels = image.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels[..., :3])
+
+
+def _png(picture: Image.Image, shrink: bool = True) -> str:
     """Returns a picture as PNG in base64, made smaller where it is large (class numbers are not mixed)."""
     scale = SIDE / max(picture.size)
-    if scale < 1:
+    if shrink and scale < 1:
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         picture = picture.resize(size, Image.Resampling.NEAREST)
     file = io.BytesIO()

@@ -14,7 +14,7 @@ import yaml
 ALONE, TEACHER = "student alone", "teacher"
 """The methods under which cells have the two networks trained on labels."""
 _PAPERS = {"dhkd": "DHKD", "dkd": "DKD", "ijckd": "IJCKD", "kdpp": "KD++"}
-_ACCURACIES = ("top1", "top5")
+_ACCURACIES = ("top1", "top5", "ap", "ap50", "ap75")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Published:
     """One number of a paper."""
 
     value: float
-    """Top-1 accuracy in percent."""
+    """Top-1 accuracy, or AP of a detection, in percent."""
     source: str
     """Paper and table, several where one quotes the other."""
 
@@ -32,7 +32,7 @@ class Cell:
     """One printed result."""
 
     metric: str
-    """``top1`` or ``top5``, in percent."""
+    """``top1`` or ``top5``, or of a detection ``ap``, ``ap50`` or ``ap75``, in percent."""
     method: str
     setting: Mapping[str, Any] = field(default_factory=dict)
     """What an ablation varies; empty in a comparison."""
@@ -68,7 +68,7 @@ def published(data: str, teacher: str, student: str) -> dict[str, tuple[Publishe
     for table, content in _tables().items():
         if content["kind"] == "comparison" and content.get("dataset") == data:
             for cell in cells(table, teacher, student):
-                if cell.metric == "top1" and not cell.doubtful and cell.value is not None:
+                if cell.metric in ("top1", "ap") and not cell.doubtful and cell.value is not None:
                     sources.setdefault(cell.method, {}).setdefault(cell.value, []).append(citation(table))
     return {
         name: tuple(Published(value, ", ".join(tables)) for value, tables in numbers.items())
@@ -81,10 +81,10 @@ def cells(table: str, teacher: str, student: str) -> tuple[Cell, ...]:
 
     Args:
         table: such as ``dkd.table6``; a table that has no such pair, or is not there, has no cells.
-        teacher: the teacher's model; of ``torchvision/resnet34`` the last part counts.
+        teacher: the teacher's model; of ``torchvision/resnet34`` the last part counts, of a detector its backbone.
         student: likewise.
     """
-    networks = tuple(name.rpartition("/")[2] for name in (teacher, student))
+    networks = tuple(name.rpartition("/")[2].removeprefix("fasterrcnn_") for name in (teacher, student))
     content = _tables().get(table, {})
     shared = {key: value for key, value in content.items() if key not in ("kind", "rows")}
     found: list[Cell] = []

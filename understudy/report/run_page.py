@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from understudy.report.confusion import read_by_class, read_confusion
-from understudy.report.examples import legend, read_examples
+from understudy.report.examples import example_note, legend, read_examples
 from understudy.report.figures import REFERENCE, Line, Picture, line_figure
 from understudy.report.folder import RunFolder, class_names, number, part, string
 from understudy.report.mistakes import read_mistakes
@@ -31,7 +31,7 @@ _NO_TERMS = {
         "lambda",
         "conflict",
         "skipped",
-        *(score for task in TASKS.values() for score in task.titles),
+        *(score for task in TASKS.values() for score in (*task.titles, task.watched)),
     )
 }
 MOST_EPOCHS = 300
@@ -77,6 +77,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "mistakes": mistakes,
         "examples": read_examples(run.path, len(classes), None if alone is None else alone.path),
         "legend": legend(classes),
+        "example_note": example_note(run.result),
         "config": run.config,
         "environment_table": mapping_table("Environment", run.environment),
     }
@@ -84,12 +85,16 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
 
 def task_of_run(run: RunFolder) -> Task:
     """Returns the task of a run: as its result says, or, before there is one, as its epochs were scored."""
-    scored = {key.removeprefix("train/") for row in run.metrics[:1] for key in row}
-    seen = next((name for name, task in TASKS.items() if scored & task.titles.keys()), None)
-    return task_named(run.result.get("task", seen))
+    seen = (t.name for t in TASKS.values() if any(f"train/{t.watched}" in row for row in run.metrics))
+    return task_named(run.result.get("task") or next(seen, None))
 
 
-_SCORES = {"classification": "top-1 accuracy", "multilabel": "mean average precision", "segmentation": "mIoU"}
+_SCORES = {
+    "classification": "top-1 accuracy",
+    "detection": "AP",
+    "multilabel": "mean average precision",
+    "segmentation": "mIoU",
+}
 
 
 def _title(run: RunFolder) -> str:
@@ -134,12 +139,11 @@ def _results(run: RunFolder, alone: RunFolder | None) -> Table:
         if folder is not None:
             result = folder.result
             rows.append(_result_row(name, result, part(result, "last"), part(result, "best"), scores))
-    first, second = (title.replace("-", "‑") for title in task.titles.values())
+    titles = [title.replace("-", "‑") for title in task.titles.values()]
     columns = (
         Column("Network", numeric=False),
-        Column(f"Last: {first}"),
-        Column(f"Last: {second}"),
-        Column(f"Best: {first}"),
+        *(Column(f"Last: {title}") for title in titles),
+        Column(f"Best: {titles[0]}"),
         Column("Best: epoch"),
         Column("Parameters"),
         Column("Model", numeric=False),
@@ -164,8 +168,7 @@ def _result_row(
     note = "chosen on test" if best.get("chosen_on") == "test" else ""
     return (
         Cell(name),
-        number_cell(number(last, scores[0])),
-        number_cell(number(last, scores[1])),
+        *(number_cell(number(last, score)) for score in scores),
         number_cell(number(best, scores[0]), note=note),
         number_cell(number(best, "epoch"), digits=0),
         number_cell(number(about, "parameters"), digits=0),
@@ -255,6 +258,7 @@ def _figures(run: RunFolder, alone: RunFolder | None) -> list[Picture]:
 
 _CURVES = {
     "classification": "Accuracy, %",
+    "detection": "AP, %",
     "multilabel": "mAP, % (in training: micro F1)",
     "segmentation": "mIoU, % (of augmented images in training)",
 }
@@ -310,10 +314,9 @@ def _loss_lines(rows: Sequence[Mapping[str, Any]]) -> list[Line]:
 def _accuracy_lines(run: RunFolder, alone: RunFolder | None) -> list[Line]:
     rows, task = run.metrics, task_of_run(run)
     score = task.primary
-    counted = next((name for name in task.titles if f"train/{name}" in rows[0]), score)
     span = [number(rows[0], "epoch") or 0.0, number(rows[-1], "epoch") or 0.0]
     lines = [
-        _line("training", rows, f"train/{counted}", 0),
+        *([_line("training", rows, f"train/{task.watched}", 0)] if task.watched in task.titles else []),
         _line("held out", rows, f"val/{score}", 1),
         _line("test, once", rows, f"test/{score}", 2),
     ]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from understudy.metrics import Difference
 from understudy.report.confusion import class_accuracy
-from understudy.report.examples import Example, legend, read_examples
+from understudy.report.examples import Example, example_note, legend, read_examples
 from understudy.report.figures import (
     Interval,
     Line,
@@ -174,7 +174,7 @@ def _still_wrong(best: ArmLine | None, arms: list[Mapping[str, Any]], folder: St
         if (path := string(run, "path")) in folder.runs
     ]
     if not runs:
-        return {"wrong": 0, "mistakes": [], "of": "", "examples": [], "legend": []}
+        return {"wrong": 0, "mistakes": [], "of": "", "examples": [], "legend": [], "note": ""}
     wrong, mistakes = read_mistakes(runs[0].path, class_names(runs[0].result))
     return {
         "wrong": wrong,
@@ -182,6 +182,7 @@ def _still_wrong(best: ArmLine | None, arms: list[Mapping[str, Any]], folder: St
         "of": best.name if best else "",
         "examples": _examples(runs[0], arms, folder),
         "legend": legend(class_names(runs[0].result)),
+        "note": example_note(runs[0].result),
     }
 
 
@@ -264,6 +265,7 @@ def _curves(arms: list[Mapping[str, Any]], folder: StudyFolder) -> list[Picture]
         ("train/miou", "Training mIoU (augmented images), %"),
         ("val/map", "Held-out mAP, %"),
         ("train/f1", "Training micro F1 (augmented images), %"),
+        ("val/ap", "Held-out AP, %"),
         ("train/conflict", "Steps where label and teacher gradients oppose, %"),
         ("diagnose/agreement", "Same class as the teacher, % of training images sampled"),
         ("diagnose/feature_norm", "Norm of the student's feature"),

@@ -17,7 +17,7 @@ from understudy.tasks import TASKS
 FILES = ("table.csv", "runs.csv", "table.md", "table.tex")
 """What :func:`write_tables` writes."""
 
-_TITLES = {f"test/{task.primary}": task.titles[task.primary] for task in TASKS.values()}
+_TITLES = {f"test/{name}": title for task in TASKS.values() for name, title in task.titles.items()}
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{c: f"\\{c}" for c in "&%$#_{}"},

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from understudy.interface import Network
+from understudy.models.detection import Detector
 from understudy.models.translated import Translated
 from understudy.nearest import did_you_mean
+from understudy.taps.detector import describe_detector
 from understudy.taps.norms import find_norm
 from understudy.taps.stages import find_stages
 from understudy.taps.trace import Call, Shown, Trace, dry_run
@@ -76,10 +78,17 @@ def describe(
         >>> network.head, network.shapes["feature"], network.shapes["stage_4"], network.paths["stage_4"]
         ('fc', (512,), (512, 2, 2), 'layer4')
     """
+    if isinstance(module, Translated) and isinstance(module.net, Detector):
+        raise ValueError(
+            "a teacher that finds objects must get the student's images and classes, got one of others. "
+            "Train it on this data, or give data.mean, data.std and data.image_size of it"
+        )
     if isinstance(module, Translated):
         return _within(
             module, describe(module.net, module.translate_images(example), known=known, overrides=overrides)
         )
+    if isinstance(module, Detector):
+        return describe_detector(module, example, overrides)
     trace = dry_run(module, example)
     given = {**(known or {}), **(overrides or {})}
     calls = _named_calls(module, trace, given)

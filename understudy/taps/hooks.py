@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from understudy.interface import Network
 from understudy.nearest import did_you_mean
+from understudy.taps.detector import with_levels
 from understudy.taps.find import DescribedNetwork
 
 M = TypeVar("M", bound=nn.Module)
@@ -52,8 +53,9 @@ class Taps:
         self._handles: list[RemovableHandle] = []
         described = network if isinstance(network, DescribedNetwork) else None
         self._channels_last = described.channels_last if described is not None else frozenset[str]()
+        self._detects = network.detects
         for role in self.roles:
-            if role == "logits":
+            if role == "logits" or network.detects:
                 continue
             module, reads_input = _place(network, role)
             overwritten = reads_input and role != "feature" and bool(getattr(module, "inplace", False))
@@ -63,15 +65,17 @@ class Taps:
             register = module.register_forward_pre_hook if reads_input else module.register_forward_hook
             self._handles.append(register(hook))
 
-    def collect(self, logits: Tensor) -> dict[str, Tensor]:
+    def collect(self, logits: Any) -> dict[str, Tensor]:
         """Returns what the last forward pass showed, by role, and keeps no reference to it.
 
         Args:
-            logits: what that forward pass returned.
+            logits: what that forward pass returned: the logits, or of a detector everything it shows, by role.
 
         Raises:
             ValueError: the network has not run since the last time.
         """
+        if self._detects:
+            return with_levels(logits)
         missing = [role for role in self.roles if role != "logits" and role not in self._shown]
         if missing:
             raise ValueError(

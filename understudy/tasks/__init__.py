@@ -1,4 +1,4 @@
-"""What target, loss and score mean: classification of images, one class or many, segmentation of their pixels."""
+"""What target, loss and score mean: images of one class or many, segmentation of their pixels, detection of objects."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from understudy.interface import Network
 from understudy.tasks.classification import Classification
+from understudy.tasks.detection import Detection
 from understudy.tasks.multilabel import MultiLabel
 from understudy.tasks.segmentation import Segmentation
 from understudy.tasks.task import Tally as Tally
@@ -14,6 +15,7 @@ from understudy.tasks.task import Task as Task
 
 TASKS: Mapping[str, Task] = {
     "classification": Classification(),
+    "detection": Detection(),
     "multilabel": MultiLabel(),
     "segmentation": Segmentation(),
 }
@@ -21,7 +23,7 @@ TASKS: Mapping[str, Task] = {
 
 
 def task_of(network: Network, multilabel: bool = False) -> Task:
-    """Returns the task of a network: a map of logits classifies pixels, a vector the image.
+    """Returns the task of a network: a map of logits classifies pixels, a vector the image; a detector finds objects.
 
     Args:
         network: what is trained.
@@ -38,12 +40,12 @@ def task_of(network: Network, multilabel: bool = False) -> Task:
         >>> task_of(describe(create_model("cnn_tiny", num_classes=4), torch.zeros(1, 3, 32, 32))).name
         'classification'
     """
-    if multilabel and network.dense:
+    own = "detection" if network.detects else "segmentation" if network.dense else None
+    if multilabel and own is not None:
         raise ValueError(
-            "multilabel must be left out for a network that classifies pixels, got it, and each pixel has one class. "
-            "Choose a network that classifies images, such as resnet18"
+            f"multilabel must be left out for {own}, got it. Choose a network that classifies images, such as resnet18"
         )
-    return TASKS["segmentation" if network.dense else "multilabel" if multilabel else "classification"]
+    return TASKS[own or ("multilabel" if multilabel else "classification")]
 
 
 def task_named(name: object) -> Task:

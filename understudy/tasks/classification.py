@@ -10,22 +10,23 @@ from torch import Tensor, nn
 
 from understudy.interface import Batch, Outputs
 from understudy.methods.method import Method
+from understudy.tasks.task import BOXES_ONLY, Plain
 
 
 @dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(Plain):
     """A target is a class number an image; every loss is the method's own."""
 
     name: ClassVar[str] = "classification"
     primary: ClassVar[str] = "acc1"
+    watched: ClassVar[str] = "acc1"
     per_class: ClassVar[str] = "class_acc1"
     titles: ClassVar[dict[str, str]] = {"acc1": "top-1", "acc5": "top-5"}
     samples: ClassVar[str] = "test images"
 
     def objection(self, method: Method) -> str | None:
-        """Returns ``None``: all methods were made for it."""
-        del method
-        return None
+        """Returns that it needs boxes, if it does; all other methods were made for classification."""
+        return BOXES_ONLY if method.needs_boxes else None
 
     def density(self, target: Tensor, num_classes: int) -> Tensor | None:
         """Returns ``None``: an image is one sample."""

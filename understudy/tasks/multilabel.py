@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from understudy.interface import Batch, Outputs
 from understudy.methods.method import Method
 from understudy.metrics.multilabel import label_counts, micro_f1
+from understudy.tasks.task import BOXES_ONLY, Plain
 
 
 @dataclass(frozen=True, slots=True)
-class MultiLabel:
+class MultiLabel(Plain):
     """A target is a row ``(C,)``: 1 where a class is there, 0 where it is not, -1 where nobody knows.
 
     Methods that presume one class an image (``Method.one_class``: they read class numbers, or a softmax over the
@@ -24,12 +25,15 @@ class MultiLabel:
 
     name: ClassVar[str] = "multilabel"
     primary: ClassVar[str] = "map"
+    watched: ClassVar[str] = "f1"
     per_class: ClassVar[str] = "class_ap"
     titles: ClassVar[dict[str, str]] = {"map": "mAP", "f1": "micro F1"}
     samples: ClassVar[str] = "labels of test images"
 
     def objection(self, method: Method) -> str | None:
-        """Returns that it presumes one class an image."""
+        """Returns that it presumes one class an image, or needs boxes."""
+        if method.needs_boxes:
+            return BOXES_ONLY
         if not method.one_class:
             return None
         return (

@@ -13,10 +13,11 @@ from understudy.interface import IGNORE, Batch, Outputs
 from understudy.methods.logits import LogitMethod
 from understudy.methods.method import Method
 from understudy.metrics.segmentation import mean_iou, pixel_accuracy, pixel_confusion
+from understudy.tasks.task import BOXES_ONLY, Plain
 
 
 @dataclass(frozen=True, slots=True)
-class Segmentation:
+class Segmentation(Plain):
     """A target is a mask ``(B, H, W)``; every labelled pixel is a sample of the methods on logits.
 
     Both networks' maps are brought to the mask's size (bilinear), and each pixel's logits become a row ``(C,)``: the
@@ -28,12 +29,15 @@ class Segmentation:
 
     name: ClassVar[str] = "segmentation"
     primary: ClassVar[str] = "miou"
+    watched: ClassVar[str] = "miou"
     per_class: ClassVar[str] = "class_iou"
     titles: ClassVar[dict[str, str]] = {"miou": "mIoU", "pixel_acc": "pixel accuracy"}
     samples: ClassVar[str] = "labelled pixels of test images"
 
     def objection(self, method: Method) -> str | None:
         """Returns that it reads more than a pixel's logits and the backbone's maps."""
+        if method.needs_boxes:
+            return BOXES_ONLY
         if isinstance(method, LogitMethod) or method.takes_maps:
             return None
         return (

@@ -42,12 +42,16 @@ class Task(Protocol):
     """Key of ``TASKS``."""
     primary: ClassVar[str]
     """Name of the score, in percent, by which epochs are chosen and methods compared."""
+    watched: ClassVar[str]
+    """Name of the score, in percent, that is counted while training."""
     per_class: ClassVar[str]
     """Under what name ``result.json`` has the score of every class."""
     titles: ClassVar[dict[str, str]]
-    """Score -> what it is called in texts; two, the primary one first."""
+    """Score -> what it is called in texts."""
     samples: ClassVar[str]
     """What a score is taken over, as texts call it."""
+    parts: ClassVar[tuple[str, ...]]
+    """Names of what the label's loss is the sum of, where it is one; they are logged beside the terms."""
 
     def objection(self, method: Method) -> str | None:
         """Returns what a method would have to be to make sense here; ``None`` if it does."""
@@ -63,6 +67,28 @@ class Task(Protocol):
 
     def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns the target of images that come without."""
+        ...
+
+    def asked(self, batch: Batch, seed: int, first: int) -> Batch:
+        """Returns the batch with what the student is given besides the images.
+
+        Args:
+            batch: what is learned from.
+            seed: of this step.
+            first: position of the batch's first image in the global batch.
+        """
+        ...
+
+    def pointed(self, batch: Batch, student: Outputs) -> Batch:
+        """Returns the batch with what the teachers are given besides the images, now that the student has answered."""
+        ...
+
+    def judged(self, student: Outputs, batch: Batch) -> Tensor:
+        """Returns the labels of what the student's logits are of; its length is that of the batch."""
+        ...
+
+    def pieces(self, student: Outputs) -> dict[str, Tensor]:
+        """Returns :attr:`parts`, each a mean over the images of the batch, 0-d."""
         ...
 
     def loss(
@@ -99,3 +125,37 @@ class Task(Protocol):
             target: of the batch.
         """
         ...
+
+
+BOXES_ONLY = (
+    "be of a run that finds objects, got one that reads their boxes. Choose a detector for student and teacher, or "
+    "take the term out"
+)
+"""What is said of such a method where there are none."""
+
+
+class Plain:
+    """How networks are asked that are given images alone, and judged by the batch's own labels."""
+
+    __slots__ = ()
+    parts: ClassVar[tuple[str, ...]] = ()
+
+    def asked(self, batch: Batch, seed: int, first: int) -> Batch:
+        """Returns the batch as it is."""
+        del seed, first
+        return batch
+
+    def pointed(self, batch: Batch, student: Outputs) -> Batch:
+        """Returns the batch as it is."""
+        del student
+        return batch
+
+    def judged(self, student: Outputs, batch: Batch) -> Tensor:
+        """Returns the batch's labels; of mixed images those with the larger share."""
+        del student
+        return batch.main_target
+
+    def pieces(self, student: Outputs) -> dict[str, Tensor]:
+        """Returns nothing: the label's loss is one."""
+        del student
+        return {}

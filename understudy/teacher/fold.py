@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from understudy.interface import Network
-from understudy.taps import Taps, without_hooks
+from understudy.taps import Taps, ask, without_hooks
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -110,7 +110,7 @@ def _check(network: Network, pairs: list[tuple[str, str]], example: Tensor) -> t
 def _run(network: Network, images: Tensor) -> dict[str, Tensor]:
     """Returns all roles, as copies: the caller may change the network and run it again."""
     with Taps(network, tuple(network.shapes)) as taps, torch.no_grad():
-        shown = taps.collect(network.module(images))
+        shown = taps.collect(ask(network, images))
     return {role: tensor.double().clone() for role, tensor in shown.items()}
 
 
@@ -172,7 +172,7 @@ def _find_pairs(network: Network, images: Tensor) -> list[tuple[str, str]]:
     shown_inputs = {p for role, p in network.paths.items() if role.startswith("preact_")}
     seen = _Seen({path: m for path, m in module.named_modules() if path in layers})
     with torch.no_grad(), seen.listening(module, norms, shown, shown_inputs), seen:
-        output = module(images)
+        output = ask(network, images)
     seen.show(output)
     single = {layer for layer in layers if seen.calls[layer] == 1 and seen.reads[layer] == 1}
     single -= seen.shown | {network.head}

@@ -36,15 +36,20 @@ class Teacher:
 
     def __call__(self, batch: Batch) -> Outputs:
         """Returns what the teacher shows for the batch's images, in float32 or wider."""
-        return self.show(batch.images)
+        return self.show(batch.images, *batch.question)
 
-    def show(self, images: torch.Tensor) -> Outputs:
-        """Returns what the teacher shows for images ``(B, C, H, W)``, in float32 or wider."""
+    def show(self, images: torch.Tensor, *question: torch.Tensor | None) -> Outputs:
+        """Returns what the teacher shows for images ``(B, C, H, W)``, in float32 or wider.
+
+        Args:
+            images: normalised.
+            question: what it is given besides (:attr:`understudy.interface.Batch.question`).
+        """
         with (
             torch.no_grad(),  # not inference mode: the losses save these tensors for their backward
             torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"),
         ):
-            logits = self.module(images)
+            logits = self.module(images, *question)
         return {role: widened(tensor) for role, tensor in self.taps.collect(logits).items()}
 
     def close(self) -> None:

@@ -79,8 +79,10 @@ def read_confusion(result: Mapping[str, Any], alone: Mapping[str, Any] | None = 
 def class_accuracy(result: Mapping[str, Any]) -> list[float | None]:
     """Returns the accuracy of every class in percent, ``None`` for one without an image; empty without a matrix.
 
-    Of a segmentation it is the intersection over union.
+    Of a segmentation it is the intersection over union, of a detection the average precision.
     """
+    if isinstance(precisions := result.get("class_ap"), list):
+        return [float(value) if isinstance(value, int | float) else None for value in precisions]
     if not result.get("confusion"):
         return []
     return _scores(_as_matrix(result["confusion"]), _of_pixels(result))

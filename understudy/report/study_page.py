@@ -215,7 +215,8 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
         for c in range(len(columns[0][1]))
     )
     heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
-    measure = "IoU" if string(study, "metric") == "test/miou" else "accuracy"
+    metric = string(study, "metric")
+    measure = "IoU" if metric == "test/miou" else "AP" if metric.startswith("test/ap") else "accuracy"
     return Table(f"Test {measure} by class in percent, mean over the seeds", heads, rows)
 
 

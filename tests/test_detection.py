@@ -204,7 +204,9 @@ def test_a_study_is_judged_by_the_score_it_names(folder, runs, tmp_path):
     assert study.table["metric"] == "test/ap50"
     assert [row["name"] for row in study.table["arms"]] == ["teacher", "student alone", "boxes"]
     assert all(0 <= run["test/ap50"] <= 100 for row in study.table["arms"] for run in row["runs"])
-    assert "Test AP50, %" in (study.path / "report.html").read_text(encoding="utf-8")
+    page = (study.path / "report.html").read_text(encoding="utf-8")
+    assert "Test AP50, %" in page
+    assert "Test AP by class in percent" in page
 
 
 def test_the_weights_are_exported_and_nothing_else(runs, tmp_path):
@@ -230,6 +232,9 @@ BAD = [
     ),
     ({"data.augment": {"name": "resized_crop"}}, r"data.augment must be \{name: pad_crop, pad: 0\}"),
     ({"data.augment": {"name": "pad_crop", "pad": 4}}, r"data.augment must be \{name: pad_crop, pad: 0\}"),
+    ({"train.compile": True}, r"train.compile must be off where objects are found"),
+    ({"teacher.shard": True}, r"teacher.shard must be off where objects are found"),
+    ({"train.shard": True}, r"train.shard must be off where objects are found"),
     ({"data.balance": 1.0}, r"data.balance must be left out for images with boxes"),
     ({"losses": [{"name": "crd"}]}, r"term 'crd' must read each proposal's logits or feature"),
     ({"losses": [{"name": "simkd"}]}, r"term 'simkd' must read each proposal's logits or feature"),

@@ -245,7 +245,7 @@ def _table(job: Job, config: Config, step_ms: float, share: float) -> dict[str, 
     if (
         not teachers
         or asked_in_step(config) is not None
-        or not all(can_answer_ahead(t.roles) for t in teachers)
+        or not all(can_answer_ahead(t.roles) and not t.network.detects for t in teachers)
     ):
         return None
     hits = expected_hits(job.train.epochs, job.stream.loader.augment.num_views)

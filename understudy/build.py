@@ -303,6 +303,16 @@ def _check_task(config: Config, data: Splits, distiller: Distiller) -> None:
         raise ValueError(
             f"there must be one teacher where objects are found, got {len(config.guides)}. Keep one of them"
         )
+    train = config.train
+    whole = {
+        "train.shard": train.shard,
+        **{f"{config.guide_key(name)}.shard": guide.shard for name, guide in config.guides.items()},
+    }
+    for key, value in whole.items():
+        if kind == "detection" and value:
+            raise ValueError(
+                f"{key} must be off where objects are found: how many boxes are left depends on the image. Turn it off"
+            )
     given = config.data.augment or AugmentConfig()
     one_label = {"balance": config.data.balance, "label_noise": config.data.label_noise}
     no_masks = {

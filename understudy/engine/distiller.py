@@ -295,6 +295,11 @@ class Distiller(nn.Module):
             raise ValueError(
                 "train.compile must be off where train.shard is on, got both. Turn one of them off"
             )
+        if self.network.detects:
+            raise ValueError(
+                "train.compile must be off where objects are found, got it on: how many boxes are left depends on the "
+                "image. Turn it off"
+            )
         self._run_student = Compiled(self.student, backend)
 
     def active(self, epoch: int) -> list[Term]:

@@ -310,7 +310,8 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
     looking = meters.diagnostics.due(job.step, job.steps)
     if job.captured is not None and not looking:  # which is not so where a batch has several parts
         out = job.captured(batch, job.epoch, shares[0], answers, density)
-        meters.add(out.loss, out.terms, out.logits, batch.target, out.share.weight)
+        assert out.judged is not None
+        meters.add(out.loss, out.terms | out.parts, out.logits, out.judged, out.share.weight)
         meters.add_alignment(dict(job.distiller.alignment))
         return
     stop = 0

@@ -213,7 +213,9 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
         for c in range(len(columns[0][1]))
     )
     heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
-    measure = {"test/miou": "IoU", "test/map": "average precision"}.get(string(study, "metric"), "accuracy")
+    metric = string(study, "metric")
+    precise = metric == "test/map" or metric.startswith("test/ap")
+    measure = "IoU" if metric == "test/miou" else "average precision" if precise else "accuracy"
     return Table(f"Test {measure} by class in percent, mean over the seeds", heads, rows)
 
 

@@ -206,7 +206,7 @@ def test_a_study_is_judged_by_the_score_it_names(folder, runs, tmp_path):
     assert all(0 <= run["test/ap50"] <= 100 for row in study.table["arms"] for run in row["runs"])
     page = (study.path / "report.html").read_text(encoding="utf-8")
     assert "Test AP50, %" in page
-    assert "Test AP by class in percent" in page
+    assert "Test average precision by class in percent" in page
 
 
 def test_the_weights_are_exported_and_nothing_else(runs, tmp_path):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
+from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
     Augment,
     AutoAugment,
@@ -44,6 +44,7 @@ from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
 from understudy.models import create_model
+from understudy.widest import has_float64
 from understudy.worlds import read_teacher
 
 _PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
@@ -98,14 +99,41 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if torch.device(name).type == "mps":
-            raise ValueError(
-                f"train.device must be cpu or cuda, got {name!r}, which lacks the float64 of our sums. Use cpu"
-            )
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"train.device must be on this machine, got {name!r} ({reason}). Use auto") from None
+
+
+def _check_narrow(config: Config, device: torch.device) -> None:
+    """Refuses on a device without float64 (MPS) what has not been seen to work there."""
+    if has_float64(device):
+        return
+    unfit = {
+        "train.precision": config.train.precision == "bf16",
+        "train.divergence.policy": config.train.divergence.policy == "skip",
+        **{
+            f"{config.guide_key(name)}.{key}": getattr(guide, key) == value
+            for name, guide in config.guides.items()
+            for key, value in (("precision", "bf16"), ("table_dtype", "fp64"))
+        },
+    }
+    for key, given in unfit.items():
+        if given:
+            raise ValueError(
+                f"{key} must be left at its default on {device.type}, got another. Take it out, or use train.device=cpu"
+            )
+
+
+def memory_format(train: TrainConfig) -> torch.memory_format:
+    """Returns how images and weights lie in memory; on MPS as usual, since channels-last has not been tried there.
+
+    Args:
+        train: with the device chosen.
+    """
+    if train.channels_last and has_float64(torch.device(train.device)):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def read_data(config: DataConfig) -> Splits:
@@ -150,6 +178,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         ValueError: anything the config names that does not exist or does not fit together.
     """
     notes, ranks = [], Ranks()
+    _check_narrow(config, device)
     data = with_label_noise(read_data(config.data), config) if data is None else data
     student = read_model(config.student, data, device)
     guides = config.guides
@@ -162,7 +191,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     for name, guide in guides.items():
         if guide.weights is None and not guide.pretrained:
             notes.append(f"{name} has no weights and answers at random; give it weights:")
-    if config.train.channels_last:
+    if config.train.channels_last and has_float64(device):
         for module in (student, *teachers.values()):
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     distiller = Distiller(
@@ -190,6 +219,10 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(
             f"images are mixed ({mix.name}, alpha {mix.alpha:g}){asked}; train accuracy is that on the label with the "
             "larger share"
+        )
+    if not has_float64(device):
+        notes.append(
+            f"understudy was written for {device.type}, but has not been run on it; check a run against cpu"
         )
     augment = augmentation(config.data, data)
     resolved = config.replaced(
@@ -379,7 +412,7 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         rank=ranks.rank,
         world=ranks.world,
         parts=train.accumulate,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        memory_format=memory_format(train),
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
@@ -397,7 +430,7 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
         mean=data.mean,
         std=data.std,
         device=device,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        memory_format=memory_format(train),
     )
 
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-from understudy.build import Built, augmentation
+from understudy.build import Built, augmentation, memory_format
 from understudy.config import AUTO, Config, TeacherConfig
 from understudy.data.images import ImageSet
 from understudy.engine.distributed import Ranks
@@ -231,8 +229,7 @@ def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
 
 def _images(built: Built, image_set: ImageSet) -> Images:
     data, train = built.data, built.config.train
-    memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
-    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format)
+    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format(train))
 
 
 def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None) -> Blocks:

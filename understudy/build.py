@@ -43,9 +43,8 @@ from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.models import create_model
 from understudy.widest import has_float64
-from understudy.worlds import read_teacher
+from understudy.worlds import read_student, read_teacher
 
 _PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
 
@@ -154,16 +153,8 @@ def with_label_noise(data: Splits, config: Config) -> Splits:
 
 
 def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Module:
-    """Returns the network of a config's ``student:`` or ``teacher:`` for the classes and channels of the data."""
-    model = create_model(
-        config.model,
-        num_classes=len(data.classes),
-        in_channels=data.channels,
-        weights=config.weights,
-        pretrained=config.pretrained,
-        **config.options,
-    )
-    return model.to(device)
+    """Returns the network of a config's ``student:`` or ``teacher:`` for the classes and the images of the data."""
+    return read_student(config, data, device)[0]
 
 
 def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:
@@ -180,9 +171,17 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     notes, ranks = [], Ranks()
     _check_narrow(config, device)
     data = with_label_noise(read_data(config.data), config) if data is None else data
-    student = read_model(config.student, data, device)
+    student, own, line = read_student(config.student, data, device)
+    choices = {f"student.{key}": value for key, value in own.items()}
+    if line is not None:
+        notes.append(f"student {line}; what is deployed takes the data's images and prepares them itself")
+    if line is not None and config.train.shard and ranks.several:
+        raise ValueError(
+            "train.shard must be off for a student with images of its own, got both. Leave out student.image_size, "
+            "channels, mean and std, or train.shard"
+        )
     guides = config.guides
-    teachers, choices = {}, {}
+    teachers = {}
     for name, guide in guides.items():
         waiting = guide.shard and ranks.several  # on the host, to be divided
         teachers[name], chosen, line = read_teacher(guide, data, torch.device("cpu") if waiting else device)

@@ -28,6 +28,7 @@ from understudy.job import Run, claim_folder, conclude, finished, note, open_job
 from understudy.methods.term import build_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
+from understudy.models.translated import untranslated
 from understudy.side_by_side import side_by_side
 
 Source = str | os.PathLike[str] | Mapping[str, Any] | Config
@@ -138,7 +139,7 @@ def evaluate(
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
         student = built.distiller.deployable().eval()
         if weights is not None:
-            load_weights(student, weights)
+            load_weights(untranslated(student), weights)
         networks: dict[str, Callable[[Tensor], Tensor]] = {"test": student}
         if built.distiller.guides:
             networks["teacher"] = built.distiller.guides.predict
@@ -238,7 +239,8 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     if first.table not in (AUTO, OFF, MEMORY):
         manner["table"] = AUTO
     weights = str(output / "student.safetensors")
-    return TeacherConfig(model=model.model, weights=weights, taps=model.taps, options=model.options, **manner)
+    own = model.model_dump(include={"model", "taps", "options", "mean", "std", "image_size", "channels"})
+    return TeacherConfig(weights=weights, **own, **manner)
 
 
 def begin(verb: str, config: Config, quiet: bool, runs: int = 1) -> Run:

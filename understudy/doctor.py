@@ -57,6 +57,8 @@ def doctor(
 ) -> dict[str, Any]:
     """Examines a config on one batch; nothing is trained or written.
 
+    What would end a run is a finding here and is not raised.
+
     Args:
         source: a YAML file, a mapping, or a config.
         quiet: print nothing.

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
@@ -400,7 +401,7 @@ def _no_capture(config: Config, device: torch.device) -> str | None:
 def train_loader(built: Built, device: torch.device) -> TrainLoader:
     """Returns this process's batches of augmented training images."""
     config, data, train, ranks = built.config, built.data, built.config.train, built.distiller.ranks
-    return TrainLoader(
+    loader = TrainLoader(
         data.train,
         augmentation(config.data, data),
         batch_size=train.batch_size,
@@ -415,6 +416,23 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
+    _check_smallest(built, loader)
+    return loader
+
+
+def _check_smallest(built: Built, loader: TrainLoader) -> None:
+    """Refuses a batch of one image for ASPP: the pooled map that it normalises has one number a channel then."""
+    if not any(isinstance(module, ASPPPooling) for module in built.distiller.student.modules()):
+        return
+    together = built.config.train.sync_bn
+    for step in (0, loader.steps_per_epoch - 1):
+        for part in loader.shares(step):
+            if 1 in ([sum(part)] if together else part):
+                raise ValueError(
+                    f"batches must have two images or more for {built.config.student.model}, whose ASPP normalises one "
+                    f"number an image and channel, got one in step {step + 1} of an epoch ({len(built.data.train)} "
+                    f"images, train.batch_size {built.config.train.batch_size}). Choose another train.batch_size"
+                )
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:

@@ -23,6 +23,7 @@ from annotated_types import Ge, Gt, Le
 
 import understudy.methods.presets
 from understudy.costs import BATCH_SIZE, NUM_IMAGES, Cost, PairCosts, measure
+from understudy.interface import Search
 from understudy.listing import as_written, seen, size_words
 from understudy.methods import METHODS, Method
 from understudy.methods.presets import preset
@@ -117,10 +118,20 @@ def _settings(name: str) -> str:
         return "It has no settings."
     hints = typing.get_type_hints(METHODS[name], include_extras=True)
     rows = [
-        f"| `{f.name}` | `{as_written(f.default)}` | {_takes(hints[f.name])} | {meaning(name, f.name) or ''} |"
+        f"| `{f.name}` | `{as_written(f.default)}` | {_takes(hints[f.name])} | {_searched(hints[f.name])} "
+        f"| {meaning(name, f.name) or ''} |"
         for f in fields
     ]
-    return "\n".join(["| setting | default | takes | meaning |", "|---|---|---|---|", *rows])
+    head = ["| setting | default | takes | `tune` looks in | meaning |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def _searched(hint: Any) -> str:
+    """Returns where a search looks for a field's number by default, in words."""
+    search = next((part for part in typing.get_args(hint) if isinstance(part, Search)), None)
+    if search is None:
+        return "–"
+    return f"{search.low:g} to {search.high:g}{' of the value' * search.of_value}{', log' * search.log}"
 
 
 def _takes(hint: Any) -> str:

@@ -66,7 +66,7 @@ def test_a_wrong_config_is_told_as_everywhere(digits_config):
 
 def test_every_moment_belongs_to_the_innermost_part(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 15.0])
-    monkeypatch.setattr(module, "_clock", lambda device: next(now))
+    monkeypatch.setattr(module, "clock", lambda device: next(now))
     watch = Stopwatch(torch.device("cpu"))
     watch.enter("loop")  # 0 to 1, 3 to 6, 10 to 15
     with watch.part("data"):  # 1 to 3

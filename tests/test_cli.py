@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import understudy as us
 from understudy.cli import COMMANDS, main
 
 
@@ -137,7 +139,7 @@ def test_wrong_names_and_keys_are_one_line_with_the_nearest(understudy, config):
     refused(understudy("distill", "nothing.yaml"), "nothing.yaml", "init")
     refused(understudy("distill", config, "teacher=null"), "teacher")
     refused(understudy("distill", config, "train.device=cuda:99"), "train.device")
-    refused(understudy("distill", config, "train.device=mps"), "train.device", "'mps'", "float64", "Use cpu")
+    refused(understudy("distill", config, "train.device=mps"), "train.device", "'mps'")
     refused(understudy("distill", config, "teacher.weights=no/such.safetensors"), "no/such.safetensors")
 
 
@@ -173,6 +175,130 @@ def test_a_label_out_of_range_is_named(understudy, tmp_path):
 
 def test_an_empty_data_set_is_refused(understudy, tmp_path):
     refused(understudy("train", parquet_config(tmp_path, [], [])), "train.parquet")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images as people have them, a folder a class, and a config that trains on them for an epoch."""
+    for part, label in product(("train", "test"), ("cat", "dog")):
+        (tmp_path / "images" / part / label).mkdir(parents=True)
+        for k in range(4):
+            (tmp_path / "images" / part / label / f"{k}.png").write_bytes(png(40 * k, size=16))
+    config = {
+        "data": {"name": "imagefolder", "train": "images/train", "test": "images/test"},
+        "student": {"model": "cnn_tiny"},
+        "train": {"epochs": 1, "batch_size": 4, "device": "cpu", "threads": 1},
+        "output": "run",
+    }
+    (tmp_path / "f.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def at_folder(understudy, folder, monkeypatch):
+    """Runs a verb on that config, where it lies."""
+    monkeypatch.chdir(folder.parent)
+    return lambda verb, *changes: understudy(verb, "f.yaml", *changes)
+
+
+def nothing_is_begun(folder):
+    return not (folder.parent / "run").exists()
+
+
+def test_a_folder_without_classes_or_with_one_is_refused(at_folder, folder):
+    (folder / "empty").mkdir()
+    refused(at_folder("train", "data.train=images/empty"), "images/empty", "one folder a class")
+    (folder / "only" / "cat").mkdir(parents=True)
+    (folder / "only" / "cat" / "a.png").write_bytes(png())
+    refused(at_folder("train", "data.train=images/only", "data.test=null"), "two classes or more", "'cat'")
+    assert nothing_is_begun(folder)
+
+
+@pytest.mark.parametrize("name", ["moving.png", "moving.webp"])
+def test_an_animated_image_is_named(at_folder, folder, name):
+    frames = [Image.new("RGB", (16, 16), (k, 0, 0)) for k in (0, 255)]
+    frames[0].save(folder / "train" / "dog" / name, save_all=True, append_images=frames[1:])
+    refused(at_folder("train"), name, "an animation of 2 frames")
+    assert nothing_is_begun(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", png(size=16)[:40]])
+def test_an_unreadable_image_is_named(at_folder, folder, content):
+    (folder / "train" / "dog" / "broken.png").write_bytes(content)
+    refused(at_folder("train"), "broken.png")
+    assert nothing_is_begun(folder)
+
+
+def test_16_bit_and_grey_images_work(at_folder, folder):
+    Image.fromarray(np.full((16, 16), 40_000, dtype=np.uint16)).save(folder / "train" / "cat" / "deep.png")
+    Image.new("L", (16, 16), 90).save(folder / "test" / "dog" / "grey.png")
+    status, _, err = at_folder("train", "-q")
+    assert (status, err) == (0, "")
+    deep, grey = folder / "train" / "cat" / "deep.png", folder / "test" / "dog" / "grey.png"
+    status, out, err = at_folder("evaluate", "student.weights=run/student.safetensors", "--json")
+    assert (status, err) == (0, "")
+    assert deep.exists()
+    assert grey.exists()
+    assert 0 <= json.loads(out)["test/acc1"] <= 100
+
+
+def test_a_class_that_the_map_forgets_is_named(at_folder, folder):
+    teacher = "teacher={model: cnn_small, classes: {map: {cat: [0, 3]}, count: 5}}"
+    refused(at_folder("distill", teacher, "method=kd"), "teacher.classes.map", "'dog'")
+    assert nothing_is_begun(folder)
+
+
+@pytest.mark.parametrize(
+    ("package", "changes", "words"),
+    [
+        ("transformers", ["student={model: hf/nobody/no-such, pretrained: true}"], ["hf/nobody/no-such"]),
+        ("timm", ["student={model: timm/resnet18, pretrained: true}"], ["timm/resnet18"]),
+        ("datasets", ["data={name: hf, root: nobody/no-such, download: true}"], ["nobody/no-such"]),
+        (
+            "torchvision",
+            ["student={model: torchvision/resnet18, pretrained: true}"],
+            ["torchvision/resnet18"],
+        ),
+    ],
+)
+def test_a_hub_name_while_offline_is_one_line(
+    at_folder, folder, monkeypatch, tmp_path, package, changes, words
+):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+
+    def offline(*_, **__):
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr("socket.socket.connect", offline)
+    monkeypatch.setattr("socket.getaddrinfo", offline)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "hub"))
+    if package != "torchvision":
+        monkeypatch.setattr(
+            "huggingface_hub.constants.HF_HUB_OFFLINE", True
+        )  # or its client tries for half a minute
+    refused(at_folder("train", *changes), *words)
+    assert nothing_is_begun(folder)
+
+
+def test_an_onnx_teacher_under_a_feature_method_is_refused(at_folder, folder):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra onnx)")
+    assert at_folder("train", "-q")[0] == 0
+    export = Path("run/export/model.onnx")
+    us.export("run", ["onnx"], quiet=True)
+    teacher = f"teacher={{model: {export}}}"
+    message = at_folder("distill", teacher, "losses=[{name: ce}, {name: fitnet}]", "output=other")
+    refused(message, "fitnet", "OnnxNetwork, which shows its logits only")
+    assert not Path("other").exists()
+    assert at_folder("distill", teacher, "method=kd", "output=other", "-q")[0] == 0
+
+
+def test_an_operator_that_onnx_lacks_is_named_on_export(understudy, at_folder, monkeypatch):
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extra onnx)")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "exports"))
+    assert at_folder("train", "student.model=odd_networks:Bessel", "data.image_size=8", "-q")[0] == 0
+    refused(understudy("export", "run", "--to", "onnx", "-q"), "bessel_j0", "operators that ONNX has")
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_checkpoint(

@@ -1,6 +1,7 @@
 """Doctor finds what is wrong before the first epoch."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,7 @@ def test_what_ends_a_run_is_the_same_line_here(digits_config, changes, message):
 
 
 def test_too_little_memory_is_an_error_before_a_whole_batch_is_run(digits_config, monkeypatch):
-    monkeypatch.setattr("understudy.doctor.available", lambda device: 2**17)
+    monkeypatch.setattr(sys.modules["understudy.doctor"], "available", lambda device: 2**17)
     result = doctor(digits_config, quiet=True)
     assert (result["status"], result["findings"][-1]["check"]) == ("error", "memory")
     assert "Raise train.accumulate or lower train.batch_size" in result["findings"][-1]["text"]

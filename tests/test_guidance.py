@@ -189,7 +189,7 @@ def test_the_arms_and_seeds_of_a_study_share_one_table(digits_config, tmp_path):
     config = {
         **digits_config,
         "study": {"methods": ["kd", "dkd"], "seeds": [0, 1]},
-        "train": digits_config["train"] | {"epochs": 4},
+        "train": digits_config["train"] | {"epochs": 2},
     }
     us.study(config, quiet=True, output=str(tmp_path / "study"))
     forwarded = [
@@ -200,6 +200,22 @@ def test_the_arms_and_seeds_of_a_study_share_one_table(digits_config, tmp_path):
     assert len(forwarded) == 4
     assert forwarded[0] > 0
     assert forwarded[1:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_auto_counts_the_runs_of_a_study_that_ask_alike(digits_config, tmp_path, workers):
+    def tables(name, methods):
+        plan = {"methods": methods, "seeds": [0]}
+        config = digits_config | {"study": plan, "train": digits_config["train"] | {"epochs": 2}}
+        us.study(config, workers=workers, quiet=True, output=str(tmp_path / name))
+        files = [tmp_path / name / method / "seed-0" / "config.yaml" for method in methods]
+        return [load_config(file).teacher.table for file in files]
+
+    assert expected_hits(2, 9) < 0.1 < expected_hits(2, 9, runs=2)
+    assert tables("lonely", ["kd", "at"]) == ["off", "off"]
+    logits, at, same, feature = tables("shared", ["kd", "at", "dkd", "kd++"])
+    assert logits == same != "off"
+    assert at == feature == "off"
 
 
 def test_verbs_of_the_table(digits_config, tmp_path):

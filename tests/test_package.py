@@ -1,10 +1,14 @@
 """What is said of the package in several places is the same."""
 
 import re
+from operator import attrgetter
 from pathlib import Path
 
+import pytest
 import yaml
 
+import understudy as us
+from understudy.cli import COMMANDS
 from understudy.methods import METHODS
 from understudy.methods.presets import PRESETS
 
@@ -21,3 +25,22 @@ def test_the_citation_is_of_this_version_and_names_what_there_is():
         terms = set(named) - {"the", "term", "terms", "and", "presets"}
         assert terms
         assert terms <= METHODS.keys() | PRESETS.keys(), reference["title"]
+
+
+OTHERWISE = {
+    "init": ["write_config"],
+    "list": ["listing.show"],
+    "report": ["write_run_report", "write_study_report"],
+    "table": ["tables.fill", "tables.info", "tables.verify", "tables.remove"],
+}
+"""Verbs whose functions have other names."""
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_verb_is_a_documented_python_function(verb):
+    reference = (ROOT / "docs" / "reference.md").read_text()
+    for name in OTHERWISE.get(verb, [verb]):
+        function = attrgetter(name)(us)
+        assert callable(function)
+        assert function.__doc__
+        assert re.search(rf"^::: understudy\.([\w.]+\.)?{name}$", reference, re.MULTILINE), name

@@ -339,3 +339,23 @@ def test_the_picture_of_a_mask_holds_its_numbers():
     with Image.open(file) as picture:
         assert np.array_equal(np.asarray(picture), mask)
         assert picture.convert("RGB").getpixel((1, 1)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate"), [(5, 1), (2, 2)]
+)  # of 26 images the last is alone; parts of one
+def test_a_batch_of_one_image_under_aspp_is_refused_before_the_run(folder, tmp_path, batch, accumulate):
+    changes = {
+        "student.model": "deeplabv3_resnet18",
+        "losses": [{"name": "ce"}],
+        "data.val": 0.0,
+        "train.batch_size": batch,
+        "train.accumulate": accumulate,
+    }
+    config = config_of(folder, tmp_path / "run", **changes)
+    with pytest.raises(ValueError, match=rf"two images or more for deeplabv3_resnet18.*batch_size {batch}\)"):
+        us.train(config, quiet=True)
+    assert not (tmp_path / "run").exists()
+    finding = us.doctor(config, quiet=True)["findings"][-1]
+    assert "two images or more" in finding["text"]
+    us.train(config, quiet=True, **{"student.model": "fcn_tiny", "train.epochs": 1})  # nobody else minds

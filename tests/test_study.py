@@ -59,7 +59,7 @@ def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, m
     monkeypatch.setattr(
         jobs,
         "begin",
-        lambda verb, config, quiet: trained.append(config.output) or begin(verb, config, quiet),
+        lambda verb, config, *rest: trained.append(config.output) or begin(verb, config, *rest),
     )
     plan["study"]["seeds"] = [0, 1, 2]
     second = us.study(plan, quiet=True)
@@ -71,11 +71,11 @@ def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, m
 def test_a_study_that_was_stopped_goes_on(plan, monkeypatch):
     begin, calls = jobs.begin, []
 
-    def stops(verb, config, quiet):
+    def stops(verb, config, *rest):
         calls.append(verb)
         if len(calls) == 4:
             raise us.InterruptedRunError
-        return begin(verb, config, quiet)
+        return begin(verb, config, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs, "begin", stops)

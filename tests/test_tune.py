@@ -284,6 +284,20 @@ def test_a_race_needs_teacher_student_and_data_alone_and_halves_who_is_left(plan
     assert len(list((tmp_path / "tune" / "tables").iterdir())) <= 2  # of logits, and of the feature
 
 
+def test_a_trial_counts_those_that_ask_the_teacher_alike(plan):
+    config = us.load_config(plan | {"losses": [{"name": "ce"}, {"name": "kd"}]})
+    alone = {"name": "student alone", "losses": [{"name": "ce"}]}
+    race = {"methods": [alone, "kd", "dkd", "kd++", "at"]}
+    for tune, count in [
+        ({}, 20),
+        (race, 8),
+        ({"methods": ["kd", "at"]}, 10),
+        ({"methods": ["kd", alone]}, 10),
+    ]:
+        assert trial.asking_alike(config, TuneConfig(trials=20, **tune)) == count
+    assert trial.asking_alike(config, TuneConfig(trials=2, **race)) == 1
+
+
 @pytest.mark.slow
 def test_a_race_that_was_stopped_decides_the_same(plan, tmp_path, monkeypatch):
     whole = race(plan | {"output": str(tmp_path / "whole")})

@@ -9,20 +9,25 @@ loss = us.losses.dkd_loss(student_logits, teacher_logits, target)
 
 from understudy import analysis as analysis
 from understudy import gradients as gradients
+from understudy import listing as listing
 from understudy import losses as losses
 from understudy import metrics as metrics
+from understudy import tables as tables
 from understudy.analyses import ANALYSES as ANALYSES
 from understudy.analyses.job import analyze as analyze
+from understudy.bench import bench as bench
 from understudy.compare import compare as compare
 from understudy.config import Config as Config
 from understudy.config import load_config as load_config
 from understudy.data import DATASETS as DATASETS
 from understudy.demo import demo as demo
+from understudy.doctor import doctor as doctor
 from understudy.engine.backward import StepOutput as StepOutput
 from understudy.engine.distiller import Distiller as Distiller
 from understudy.engine.divergence import DivergedError as DivergedError
 from understudy.engine.loop import InterruptedRunError as InterruptedRunError
 from understudy.exports import export as export
+from understudy.init import write_config as write_config
 from understudy.interface import Batch as Batch
 from understudy.interface import Network as Network
 from understudy.interface import Outputs as Outputs

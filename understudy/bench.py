@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from understudy.build import build, build_job, eval_batches, process
+from understudy.clock import clock
 from understudy.config import Config, load_config
 from understudy.engine.console import Console
 from understudy.engine.distiller import Distiller
@@ -154,7 +155,7 @@ class Stopwatch:
         self.seconds.clear()
 
     def _charge(self) -> None:
-        now = _clock(self.device)
+        now = clock(self.device)
         if self._open:
             self.seconds[self._open[-1]] = self.seconds.get(self._open[-1], 0.0) + now - self._since
         self._since = now
@@ -180,10 +181,10 @@ class _Pace(Console):
     def advance(self) -> None:
         self.steps += 1
         if self.steps == 0:
-            self._since = _clock(self.device)
+            self._since = clock(self.device)
             self._started()
         elif self.steps >= _MIN_STEPS and time.perf_counter() - self._since >= _MIN_SECONDS:
-            self.seconds = _clock(self.device) - self._since
+            self.seconds = clock(self.device) - self._since
             raise _EnoughError
 
 
@@ -282,9 +283,3 @@ def _setting(config: Config) -> dict[str, Any]:
         "device": config.train.device,
         "threads": config.train.threads,
     }
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

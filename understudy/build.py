@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 
-from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig
+from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
     Augment,
     AutoAugment,
@@ -46,8 +47,9 @@ from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
-from understudy.models import backbone_alone, create_model
-from understudy.worlds import read_teacher
+from understudy.models import backbone_alone
+from understudy.widest import has_float64
+from understudy.worlds import read_student, read_teacher
 
 _PIXELS_AT_ONCE = 2**22  # of images that are measured, where each pixel has logits
 
@@ -101,14 +103,41 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        if torch.device(name).type == "mps":
-            raise ValueError(
-                f"train.device must be cpu or cuda, got {name!r}, which lacks the float64 of our sums. Use cpu"
-            )
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"train.device must be on this machine, got {name!r} ({reason}). Use auto") from None
+
+
+def _check_narrow(config: Config, device: torch.device) -> None:
+    """Refuses on a device without float64 (MPS) what has not been seen to work there."""
+    if has_float64(device):
+        return
+    unfit = {
+        "train.precision": config.train.precision == "bf16",
+        "train.divergence.policy": config.train.divergence.policy == "skip",
+        **{
+            f"{config.guide_key(name)}.{key}": getattr(guide, key) == value
+            for name, guide in config.guides.items()
+            for key, value in (("precision", "bf16"), ("table_dtype", "fp64"))
+        },
+    }
+    for key, given in unfit.items():
+        if given:
+            raise ValueError(
+                f"{key} must be left at its default on {device.type}, got another. Take it out, or use train.device=cpu"
+            )
+
+
+def memory_format(train: TrainConfig) -> torch.memory_format:
+    """Returns how images and weights lie in memory; on MPS as usual, since channels-last has not been tried there.
+
+    Args:
+        train: with the device chosen.
+    """
+    if train.channels_last and has_float64(torch.device(train.device)):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def read_data(config: DataConfig) -> Splits:
@@ -129,16 +158,8 @@ def with_label_noise(data: Splits, config: Config) -> Splits:
 
 
 def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Module:
-    """Returns the network of a config's ``student:`` or ``teacher:`` for the classes and channels of the data."""
-    model = create_model(
-        config.model,
-        num_classes=len(data.classes),
-        in_channels=data.channels,
-        weights=config.weights,
-        pretrained=config.pretrained,
-        **config.options,
-    )
-    return model.to(device)
+    """Returns the network of a config's ``student:`` or ``teacher:`` for the classes and the images of the data."""
+    return read_student(config, data, device)[0]
 
 
 def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:
@@ -153,10 +174,19 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         ValueError: anything the config names that does not exist or does not fit together.
     """
     notes, ranks = [], Ranks()
+    _check_narrow(config, device)
     data = with_label_noise(read_data(config.data), config) if data is None else data
-    student = read_model(config.student, data, device)
+    student, own, line = read_student(config.student, data, device)
+    choices = {f"student.{key}": value for key, value in own.items()}
+    if line is not None:
+        notes.append(f"student {line}; what is deployed takes the data's images and prepares them itself")
+    if line is not None and config.train.shard and ranks.several:
+        raise ValueError(
+            "train.shard must be off for a student with images of its own, got both. Leave out student.image_size, "
+            "channels, mean and std, or train.shard"
+        )
     guides = config.guides
-    teachers, choices = {}, {}
+    teachers = {}
     for name, guide in guides.items():
         waiting = guide.shard and ranks.several  # on the host, to be divided
         teachers[name], chosen, line = read_teacher(guide, data, torch.device("cpu") if waiting else device)
@@ -165,7 +195,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     for name, guide in guides.items():
         if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
             notes.append(f"{name} has no weights and answers at random; give it weights:")
-    if config.train.channels_last:
+    if config.train.channels_last and has_float64(device):
         for module in (student, *teachers.values()):
             module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     distiller = Distiller(
@@ -194,6 +224,10 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(
             f"images are mixed ({mix.name}, alpha {mix.alpha:g}){asked}; train accuracy is that on the label with the "
             "larger share"
+        )
+    if not has_float64(device):
+        notes.append(
+            f"understudy was written for {device.type}, but has not been run on it; check a run against cpu"
         )
     augment = augmentation(config.data, data)
     resolved = config.replaced(
@@ -418,7 +452,7 @@ def _no_capture(config: Config, device: torch.device) -> str | None:
 def train_loader(built: Built, device: torch.device) -> TrainLoader:
     """Returns this process's batches of augmented training images."""
     config, data, train, ranks = built.config, built.data, built.config.train, built.distiller.ranks
-    return TrainLoader(
+    loader = TrainLoader(
         data.train,
         augmentation(config.data, data),
         batch_size=train.batch_size,
@@ -429,10 +463,27 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         rank=ranks.rank,
         world=ranks.world,
         parts=train.accumulate,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        memory_format=memory_format(train),
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
+    _check_smallest(built, loader)
+    return loader
+
+
+def _check_smallest(built: Built, loader: TrainLoader) -> None:
+    """Refuses a batch of one image for ASPP: the pooled map that it normalises has one number a channel then."""
+    if not any(isinstance(module, ASPPPooling) for module in built.distiller.student.modules()):
+        return
+    together = built.config.train.sync_bn
+    for step in (0, loader.steps_per_epoch - 1):
+        for part in loader.shares(step):
+            if 1 in ([sum(part)] if together else part):
+                raise ValueError(
+                    f"batches must have two images or more for {built.config.student.model}, whose ASPP normalises one "
+                    f"number an image and channel, got one in step {step + 1} of an epoch ({len(built.data.train)} "
+                    f"images, train.batch_size {built.config.train.batch_size}). Choose another train.batch_size"
+                )
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:
@@ -449,7 +500,7 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
         mean=data.mean,
         std=data.std,
         device=device,
-        memory_format=torch.channels_last if train.channels_last else torch.contiguous_format,
+        memory_format=memory_format(train),
     )
 
 

@@ -42,11 +42,16 @@ def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False)
     run.train(config, quiet=quiet, **_parsed(overrides))
 
 
-def distill(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
+def distill(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    runs: Annotated[int, typer.Option(min=1, hidden=True)] = 1,  # what a study's worker is started with
+) -> None:
     """Train a student under a teacher."""
     from understudy import run
 
-    run.distill(config, quiet=quiet, **_parsed(overrides))
+    run.distill(config, quiet=quiet, runs=runs, **_parsed(overrides))
 
 
 def resume(

@@ -172,6 +172,24 @@ class ModelConfig(_Strict):
     """Arguments for the network's own constructor, e.g. ``{img_size: 64}`` for timm's transformers."""
     taps: dict[str, str] = {}
     """Module paths by role, where finding them automatically fails."""
+    mean: list[float] | None = None
+    """Of every channel of its images, 0 to 1; by default the data's, a teacher's what its weights say."""
+    std: list[float] | None = None
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels, or one number for both; likewise."""
+    channels: Literal["grey", "rgb", "bgr"] | None = None
+    """Likewise; ``rgb`` of grey images repeats the channel."""
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_side_is_both(cls, size: Any) -> Any:
+        sides = [size, size] if type(size) is int else size
+        good = isinstance(sides, list | tuple) and len(sides) == 2
+        if size is not None and not (good and all(type(side) is int and side > 0 for side in sides)):
+            raise ValueError(
+                f"image_size of a network must be a number of pixels, or [HEIGHT,WIDTH], got {size}. Correct it"
+            )
+        return sides
 
 
 class ClassesConfig(_Strict):
@@ -194,7 +212,7 @@ class ClassesConfig(_Strict):
 
 
 class TeacherConfig(ModelConfig):
-    """A frozen network, how it answers, and its images and classes, which may be others than the student's."""
+    """A frozen network, how it answers, and its classes, which may be others than the student's."""
 
     table: str = AUTO
     """Where its answers to every view of every image are kept: ``auto``, ``off``, or a folder."""
@@ -209,14 +227,6 @@ class TeacherConfig(ModelConfig):
     shard: bool = False
     """With several processes, whether each keeps its rows of the weights alone (FSDP2), for a teacher too large for
     one device; it is asked in the step, and no table keeps its answers."""
-
-    mean: list[float] | None = None
-    """Of every channel of its images, 0 to 1; by default what its weights say, else the data's."""
-    std: list[float] | None = None
-    image_size: int | tuple[int, int] | None = None
-    """Pixels, or height and width; likewise."""
-    channels: Literal["grey", "rgb", "bgr"] | None = None
-    """Likewise; ``rgb`` of grey images repeats the channel."""
     classes: ClassesConfig | None = None
     """By default the data's, in their order."""
 

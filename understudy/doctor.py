@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -14,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from understudy.build import Built, build, eval_batches, process, train_loader
+from understudy.clock import clock
 from understudy.config import Config, load_config
 from understudy.data import BoxSet, MaskSet, MultiLabelSet, Splits
 from understudy.data.normalisation import PUBLISHED
@@ -25,6 +25,7 @@ from understudy.models import Translated
 from understudy.models.translated import untranslated
 from understudy.teacher.assemble import can_answer_ahead
 from understudy.teacher.auto import expected_hits
+from understudy.widest import widen
 
 Status = Literal["ok", "warning", "error"]
 
@@ -57,6 +58,8 @@ def doctor(
     source: str | os.PathLike[str] | Mapping[str, Any] | Config, *, quiet: bool = False, **overrides: Any
 ) -> dict[str, Any]:
     """Examines a config on one batch; nothing is trained or written.
+
+    What would end a run is a finding here and is not raised.
 
     Args:
         source: a YAML file, a mapping, or a config.
@@ -249,7 +252,7 @@ def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
             continue
         logits = _logits(teacher.module, batch)
         if not torch.isfinite(logits).all():
-            share = 100 * (~torch.isfinite(logits)).flatten(1).any(dim=1).double().mean().item()
+            share = 100 * widen((~torch.isfinite(logits)).flatten(1).any(dim=1)).mean().item()
             yield Finding(
                 name,
                 "error",
@@ -266,7 +269,7 @@ def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
 
 def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built: Built) -> Finding:
     classes, count = built.data.num_classes, len(batch.target)
-    right = 100 * (logits.argmax(dim=1) == batch.target).double().mean().item()
+    right = 100 * widen(logits.argmax(dim=1) == batch.target).mean().item()
     chance = 100 / classes
     noise = 300 * (chance / 100 * (1 - chance / 100) / count) ** 0.5  # three standard deviations, in percent
     figures: dict[str, Any] = {"accuracy": right, "chance": chance, "images": count}
@@ -351,7 +354,7 @@ def _normalisations(
             channels=own.channels if own is not None else None,
         ).to(batch.images.device)
         answered = _logits(lambda images, other=other: _in_our_classes(own, other(images)), batch)
-        value = 100 * (answered.argmax(dim=1) == batch.target).double().mean().item()
+        value = 100 * widen(answered.argmax(dim=1) == batch.target).mean().item()
         tried.append((name, value, mean, std))
     return max(tried, key=lambda found: found[1])
 
@@ -516,19 +519,13 @@ def _logits(answer: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
 def _timed(device: torch.device, run: Callable[[], Any]) -> float:
     """Returns the mean seconds of a few runs, after one that does not count."""
     run()
-    began, count = _now(device), 0
-    while count < _TIMED or (_now(device) - began < _SECONDS and count < 20):
+    began, count = clock(device), 0
+    while count < _TIMED or (clock(device) - began < _SECONDS and count < 20):
         run()
         count += 1
-        if _now(device) - began > _SECONDS:
+        if clock(device) - began > _SECONDS:
             break
-    return (_now(device) - began) / count
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return (clock(device) - began) / count
 
 
 def _gib(size: float) -> str:

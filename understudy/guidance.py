@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-
-from understudy.build import Built, augmentation
+from understudy.build import Built, augmentation, memory_format
 from understudy.config import AUTO, Config, TeacherConfig
 from understudy.data.images import ImageSet
 from understudy.engine.distributed import Ranks
 from understudy.engine.stream import Stream
+from understudy.methods.term import build_terms
 from understudy.teacher.answers import Answers
 from understudy.teacher.assemble import Images, assemble_blocks, can_answer_ahead, identify, view_source
 from understudy.teacher.auto import auto_table
@@ -84,7 +83,7 @@ def attach_answers(
         stream: of the job; :meth:`Stream.close` closes the tables.
         folder: of the run, beside which ``auto`` puts tables unless ``teacher.tables`` says where.
         ranks: the processes that train together.
-        runs: how many jobs share the tables, this one counted.
+        runs: how many jobs with the same views share the tables, this one counted.
         say: tells the user what happens to a table while it is used.
 
     Returns:
@@ -179,6 +178,29 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     return Guidance(name, config, blocks, identify(blocks, guides.networks[name].module) if on_disk else None)
 
 
+def kept(losses: Iterable[Mapping[str, Any]]) -> frozenset[tuple[str | None, str]]:
+    """Returns what a table would keep of the teachers under these terms: runs of which it is the same share a table.
+
+    Args:
+        losses: of a config.
+
+    Returns:
+        pairs of a term's ``teacher:`` and ``logits`` or ``feature`` (from which logits follow); nobody is in it whom
+        no term asks, or who must show maps, since such a teacher is asked in every step.
+
+    Example:
+        >>> from understudy.guidance import kept
+        >>> kept([{"name": "ce"}, {"name": "kd"}]) == kept([{"name": "dkd"}]), kept([{"name": "at"}])
+        (True, frozenset())
+    """
+    roles: dict[str | None, set[str]] = {}
+    for term in build_terms(losses):
+        if term.reads_teacher:
+            roles.setdefault(term.teacher, set()).update(term.method.teacher_roles)
+    vectors = {name: read for name, read in roles.items() if can_answer_ahead(read)}
+    return frozenset((name, "feature" if "feature" in read else "logits") for name, read in vectors.items())
+
+
 def asked_in_step(config: Config) -> str | None:
     """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not.
 
@@ -219,8 +241,7 @@ def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
 
 def _images(built: Built, image_set: ImageSet) -> Images:
     data, train = built.data, built.config.train
-    memory_format = torch.channels_last if train.channels_last else torch.contiguous_format
-    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format)
+    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format(train))
 
 
 def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None) -> Blocks:

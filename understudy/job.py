@@ -65,7 +65,7 @@ def open_job(
         quiet: print nothing.
         first: a job in lockstep with this one, whose batches, teachers and automatic choices it shares.
         prefix: of what is said.
-        runs: how many jobs share the teachers' tables.
+        runs: how many jobs with the same views share the teachers' tables.
     """
     folder, ranks = Path(config.output), Ranks()
     wanted, data, stream = stored or config, None, None

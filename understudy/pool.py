@@ -38,6 +38,13 @@ class Task:
     config: Config
     options: tuple[str, ...] = ()
     """More of the worker's command line."""
+    runs: int = 1
+    """Of ``distill``: how many tasks, this one counted, ask their teacher alike (:func:`understudy.distill`)."""
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What a worker's command line says beside the verb and the config."""
+        return (*self.options, *(("--runs", str(self.runs)) if self.verb == "distill" else ()))
 
 
 @dataclass
@@ -94,7 +101,10 @@ class Runs:
             if not self.quiet:
                 self.say(f"— {task.label}")
             with suppress(DivergedError):  # its folder says so
-                (train if task.verb == "train" else distill)(task.config, quiet=self.quiet)
+                if task.verb == "train":
+                    train(task.config, quiet=self.quiet)
+                else:
+                    distill(task.config, quiet=self.quiet, runs=task.runs)
             self._known(number)
             self._tell(number)
 
@@ -143,7 +153,7 @@ class Worker:
         self.errors = config.with_suffix(".txt")
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "understudy.worker", task.verb, str(config), "--quiet", *task.options],
+                [sys.executable, "-m", "understudy.worker", task.verb, str(config), "--quiet", *task.command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

@@ -20,7 +20,7 @@ from understudy.data.decode import decode
 from understudy.data.masks import fit_image
 from understudy.methods.deployment import deployed_model
 from understudy.methods.term import build_term
-from understudy.models import FullSize, create_model, load_weights
+from understudy.models import FullSize, Translated, create_model, load_weights
 from understudy.report.boxes import SURE, box_picture
 from understudy.report.examples import mask_picture
 
@@ -51,6 +51,7 @@ class Predictor:
     """A trained network and how its images must look."""
 
     module: nn.Module
+    """Takes images of the size, channels and normalisation below; a student with its own prepares them itself."""
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -169,7 +170,10 @@ def load_predictor(source: str | Path) -> Predictor:
     height, width = json.loads(about["image_size"])
     channels = int(about["channels"])
     options = json.loads(about.get("options", "{}"))
-    module = create_model(about["model"], num_classes=len(classes), in_channels=channels, **options)
+    mean, std = tuple(json.loads(about["mean"])), tuple(json.loads(about["std"]))
+    own = json.loads(about.get("preprocess", "null"))
+    own_channels = channels if own is None else {"grey": 1}.get(own["channels"], 3)
+    module = create_model(about["model"], num_classes=len(classes), in_channels=own_channels, **options)
     if "deployed" in about:
         parts = json.loads(about["deployed"])
         module = deployed_model(
@@ -183,7 +187,11 @@ def load_predictor(source: str | Path) -> Predictor:
             teacher_taps=parts["taps"][1],
         )
     load_weights(module, path)
-    mean, std = tuple(json.loads(about["mean"])), tuple(json.loads(about["std"]))
+    if own is not None:
+        size = None if own["image_size"] is None else (own["image_size"][0], own["image_size"][1])
+        module = Translated(
+            module, (mean, std), (own["mean"], own["std"]), image_size=size, channels=own["channels"]
+        )
     task = about.get("task", "classification")
     return Predictor(module.eval(), classes, mean, std, (height, width), channels, task)
 

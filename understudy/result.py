@@ -25,6 +25,7 @@ from understudy.engine.loop import Job
 from understudy.engine.measure import Measured, measure
 from understudy.engine.memory import peak_bytes
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
+from understudy.models.translated import Translated, untranslated
 from understudy.report.examples import MOST, write_box_examples, write_examples
 from understudy.report.mistakes import write_mistakes
 from understudy.tasks import task_named
@@ -168,7 +169,10 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
                 "taps": [dict(config.student.taps), dict(guide.taps)],
             }
         )
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    if isinstance(student, Translated):
+        about["preprocess"] = json.dumps(student.preprocess)
+    plain = untranslated(student)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in plain.state_dict().items()}
     content = save(tensors, metadata=about)
     write_atomic(path, lambda file: file.write(content))
 

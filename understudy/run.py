@@ -28,6 +28,7 @@ from understudy.job import Run, claim_folder, conclude, finished, note, open_job
 from understudy.methods.term import build_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
+from understudy.models.translated import untranslated
 from understudy.side_by_side import side_by_side
 from understudy.tasks import Task
 
@@ -54,12 +55,14 @@ def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
     return begin("train", config.replaced(**changes), quiet)
 
 
-def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
+def distill(source: Source, *, quiet: bool = False, runs: int = 1, **overrides: Any) -> Run:
     """Trains a student under a teacher: the whole job, from the config to the report.
 
     Args:
         source: a YAML file, a mapping, or a config.
         quiet: print nothing.
+        runs: how many runs, this one counted, ask this teacher about the same views (``data.seed``) and keep its
+            answers in one place (``teacher.tables``). ``teacher.table: auto`` weighs whether a table pays for all.
         overrides: dotted keys, ``**{"train.epochs": 5}``.
 
     Raises:
@@ -67,12 +70,12 @@ def distill(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
     """
     config = load_config(source, overrides)
     if config.assistants or config.generations > 1:
-        return _chain(config, quiet)
+        return _chain(config, quiet, runs)
     if _verb(config) == "train":
         raise ValueError(
             "distill must have a teacher, got none. Add teacher: {model: ..., weights: ...}, or use train"
         )
-    return begin("distill", config, quiet)
+    return begin("distill", config, quiet, runs)
 
 
 def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: bool = False) -> Run:
@@ -139,7 +142,7 @@ def evaluate(
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
         student = built.distiller.deployable().eval()
         if weights is not None:
-            load_weights(student, weights)
+            load_weights(untranslated(student), weights)
         networks: dict[str, Callable[[Tensor], Tensor]] = {"test": student}
         if built.distiller.guides:
             networks["teacher"] = built.distiller.guides.predict
@@ -201,7 +204,7 @@ def _verb(config: Config) -> str:
     return "train" if alone else "distill"
 
 
-def _chain(config: Config, quiet: bool) -> Run:
+def _chain(config: Config, quiet: bool, runs: int = 1) -> Run:
     """Distils through ``assistants`` or over ``generations``: every link learns from the one before.
 
     ``output`` becomes a folder of runs, ``1-MODEL``, ``2-MODEL``, ... A link that is finished is not run again, so a
@@ -224,7 +227,8 @@ def _chain(config: Config, quiet: bool) -> Run:
                 job = job.replaced(**{"losses": [{"name": "ce"}], "gradients.align": "none"})
             Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
             if number == len(models) or ranks.first(partial(finished, job)) is None:
-                run = begin("train" if teacher is None else "distill", job, quiet)
+                sharing = runs if number == 1 else 1  # every other link has a teacher of its own
+                run = begin("train" if teacher is None else "distill", job, quiet, sharing)
             teacher = _taught(config, model, output)
     assert run is not None  # there is at least the student
     return run
@@ -240,10 +244,11 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     if first.table not in (AUTO, OFF, MEMORY):
         manner["table"] = AUTO
     weights = str(output / "student.safetensors")
-    return TeacherConfig(model=model.model, weights=weights, taps=model.taps, options=model.options, **manner)
+    own = model.model_dump(include={"model", "taps", "options", "mean", "std", "image_size", "channels"})
+    return TeacherConfig(weights=weights, **own, **manner)
 
 
-def begin(verb: str, config: Config, quiet: bool) -> Run:
+def begin(verb: str, config: Config, quiet: bool, runs: int = 1) -> Run:
     """Claims the output folder and runs, or goes on with what is there."""
     if config.train.seeds is not None:
         return side_by_side(verb, config, quiet)
@@ -251,7 +256,7 @@ def begin(verb: str, config: Config, quiet: bool) -> Run:
     with stopped_by_signals(stop), ExitStack() as held:
         stored = joined(config).first(partial(stored_config, Path(config.output), config))
         device = held.enter_context(process(stored or config))
-        job, built = open_job(held, config, stored, device, stop, quiet)
+        job, built = open_job(held, config, stored, device, stop, quiet, runs=runs)
         take_up(verb, job, built)
         try:
             fit(job)

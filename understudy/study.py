@@ -18,6 +18,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError
 from understudy.files import locked, write_json
+from understudy.guidance import kept
 from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.models import backbone_alone
@@ -29,6 +30,8 @@ from understudy.report.text_tables import FILES, shown, write_tables
 from understudy.run import Source, train
 from understudy.tasks import task_named
 
+TABLES = "tables"
+"""Folder of a study in which its runs share the teacher's answers."""
 _WIDE = 140  # columns of a terminal that shows the whole table
 _COSTS = ("model", "parameters", "extra in training", "peak MiB", "published")  # left to the report elsewhere
 
@@ -141,7 +144,7 @@ def show(table: dict[str, Any]) -> None:
 def _check(workers: int, arms: list[ArmConfig]) -> None:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. 1 runs one after another")
-    taken = {*map(folder_name, (ALONE, TEACHER)), "study.json", "report.html", "figures", *FILES}
+    taken = {*map(folder_name, (ALONE, TEACHER)), "study.json", "report.html", "figures", TABLES, *FILES}
     for arm in arms:
         if folder_name(arm.name) in taken:
             raise ValueError(
@@ -160,18 +163,24 @@ def _tasks(
     base: Config, folder: Path, arms: list[ArmConfig], seeds: list[int]
 ) -> list[tuple[str, int, Task]]:
     """Returns every run as arm, seed and task; one seed of all arms after the other, so that all arms fill up alike."""
+    alike = [kept(arm.losses) for arm in arms]
     tasks = []
     for seed in seeds:
-        for name, verb, changes in [
-            (ALONE, "train", {}),
+        for name, verb, runs, changes in [
+            (ALONE, "train", 1, {}),
             *(
-                (arm.name, "distill", {"losses": arm.losses, "gradients.align": arm.gradients.align})
+                (
+                    arm.name,
+                    "distill",
+                    len(seeds) * alike.count(kept(arm.losses)),
+                    {"losses": arm.losses, "gradients.align": arm.gradients.align},
+                )
                 for arm in arms
             ),
         ]:
             output = folder / folder_name(name) / f"seed-{seed}"
             config = base.replaced(seed=seed, output=str(output), **changes)
-            tasks.append((name, seed, Task(f"{name}, seed {seed}", verb, config)))
+            tasks.append((name, seed, Task(f"{name}, seed {seed}", verb, config, runs=runs)))
     return tasks
 
 
@@ -234,7 +243,7 @@ def _single(config: Config) -> Config:
     """Returns the config of one run of the study: one order, one set of views and one folder of tables for all."""
     assert config.teacher is not None
     seed = config.seed if config.data.seed is None else config.data.seed
-    tables = config.teacher.tables or str(Path(config.output) / "tables")
+    tables = config.teacher.tables or str(Path(config.output) / TABLES)
     return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 

@@ -15,8 +15,10 @@ from understudy.config import Config, TrainConfig, TuneConfig, load_config
 from understudy.engine.divergence import DivergedError
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.files import read_json, write_json
+from understudy.guidance import kept
 from understudy.job import note, open_job, stored_config, take_up
 from understudy.result import summary, write_weights
+from understudy.study import arm_config
 from understudy.tasks import held_out_score
 
 if TYPE_CHECKING:
@@ -180,7 +182,19 @@ def run_trial(config: Config, number: int) -> dict[str, Any]:
     study = open_study(folder, plan, config.train.epochs)
     pauses = rungs(plan, config.train) if number < study.user_attrs.get(COHORT, 0) else []
     reporter = Reporter(begun_trial(study, number), config.train.epochs, stop, pauses)
-    return train_unseen("distill", config, reporter, stop, runs=plan.trials)
+    return train_unseen("distill", config, reporter, stop, runs=asking_alike(config, plan))
+
+
+def asking_alike(config: Config, plan: TuneConfig) -> int:
+    """Returns how many trials of a search ask the teacher as this one does, if its methods get equally many.
+
+    Args:
+        config: of the trial.
+        plan: of the search.
+    """
+    methods = [kept(arm_config(entry, config).losses) for entry in plan.methods or []]
+    alike = methods.count(kept(config.losses))
+    return max(1, plan.trials * alike // len(methods)) if methods else plan.trials
 
 
 def train_unseen(
@@ -198,7 +212,7 @@ def train_unseen(
         config: of the run; its output folder keeps config, metrics and ``result.json``, and in the end no checkpoints.
         reporter: told every epoch; without one the deployable weights are kept.
         stop: set to have a checkpoint and an end.
-        runs: how many runs share the teachers' tables.
+        runs: how many runs with the same views share the teachers' tables.
 
     Returns:
         the content of ``result.json``, of an earlier process if it had come to the end.

@@ -1,4 +1,4 @@
-"""The teacher's images and classes, where they are not the student's: what is chosen, and the network that results."""
+"""A network's images and classes, where they are not the data's: what is chosen, and the network that results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.config import TeacherConfig
-from understudy.data import Splits
+from understudy.config import ModelConfig, TeacherConfig
+from understudy.data import MaskSet, Splits
 from understudy.models import create_model
 from understudy.models.classes import match_classes, read_names
 from understudy.models.published import Published, published
@@ -33,8 +33,56 @@ def read_teacher(
     """
     known = published(config.model, config.weights, config.pretrained)
     members, count = _members(config, data, known)
+    network, chosen, line = _in_its_world("teacher", config, data, device, known, count, members)
+    if members is not None:
+        line = f"{line}; {sum(map(len, members))} of its {count} classes make our {len(members)}"
+    return network, chosen, line
+
+
+def read_student(
+    config: ModelConfig, data: Splits, device: torch.device
+) -> tuple[nn.Module, dict[str, Any], str | None]:
+    """Returns a student that takes the images of the data, and prepares them itself where its own are others.
+
+    What the config leaves open is as the data have it, whatever weights say.
+
+    Returns:
+        As :func:`read_teacher`.
+
+    Raises:
+        ValueError: mean and deviation do not fit, the network does not exist, or pixels would be classified at another
+            size.
+    """
+    if config.image_size is not None and isinstance(data.train, MaskSet):
+        raise ValueError(
+            f"student.image_size must be left out for images with masks, got {config.image_size}. "
+            "Set data.image_size or data.augment.crop"
+        )
+    return _in_its_world("student", config, data, device, Published(), data.num_classes, None)
+
+
+def _in_its_world(
+    key: str,
+    config: ModelConfig,
+    data: Splits,
+    device: torch.device,
+    known: Published,
+    count: int,
+    members: list[list[int]] | None,
+) -> tuple[nn.Module, dict[str, Any], str | None]:
+    """Returns the network of ``teacher:`` or ``student:``, the choices made and a line on its images.
+
+    Args:
+        key: ``teacher`` or ``student``.
+        config: of the network.
+        data: whose images it is shown.
+        device: where it goes.
+        known: what its weights say.
+        count: of its classes.
+        members: what our classes are made of, ``None`` for its own.
+    """
     count_of_channels = data.channels if known.mean is None else len(known.mean)
-    channels = config.channels or ("grey" if count_of_channels == 1 else "rgb")
+    channels = config.channels or known.channels or ("grey" if count_of_channels == 1 else "rgb")
     net = create_model(
         config.model,
         num_classes=count,
@@ -43,8 +91,8 @@ def read_teacher(
         pretrained=config.pretrained,
         **config.options,
     ).to(device)
-    size = _pair(config.image_size) or known.image_size or data.image_size
-    mean, std = _statistics(config, known, data, 1 if channels == "grey" else 3)
+    size = config.image_size or known.image_size or data.image_size
+    mean, std = _statistics(key, config, known, data, 1 if channels == "grey" else 3)
     ours = (data.mean, data.std)
     same_images = (size, tuple(mean), tuple(std)) == (data.image_size, tuple(data.mean), tuple(data.std))
     if same_images and channels == ("grey" if data.channels == 1 else "rgb") and members is None:
@@ -53,8 +101,6 @@ def read_teacher(
     translated = Translated(net, ours, (mean, std), image_size=other_size, channels=channels, members=members)
     chosen = {"mean": list(mean), "std": list(std), "image_size": list(size), "channels": channels}
     line = f"gets {channels} images of {size[0]}×{size[1]}, mean {_short(mean)}, std {_short(std)}"
-    if members is not None:
-        line += f"; {sum(map(len, members))} of its {count} classes make our {len(members)}"
     return translated.to(device), chosen, line
 
 
@@ -92,14 +138,17 @@ def _check_order(theirs: Sequence[str], ours: Sequence[str]) -> None:
 
 
 def _statistics(
-    config: TeacherConfig, known: Published, data: Splits, count: int
+    key: str, config: ModelConfig, known: Published, data: Splits, count: int
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Returns mean and standard deviation for the teacher's channels: given, of its weights, or of the data."""
+    """Returns mean and standard deviation for the network's channels: given, of its weights, or of the data."""
     if (config.mean is None) != (config.std is None):
-        raise ValueError(
-            "teacher.mean and teacher.std must be given together, got one of them. Add the other"
-        )
+        raise ValueError(f"{key}.mean and {key}.std must be given together, got one of them. Add the other")
     if config.mean is not None and config.std is not None:
+        if len(config.mean) != count or len(config.std) != count:
+            raise ValueError(
+                f"{key}.mean and {key}.std must have a number for each of {count} channels, got {len(config.mean)} and "
+                f"{len(config.std)}. Correct them, or {key}.channels"
+            )
         return config.mean, config.std
     if known.mean is not None and known.std is not None and len(known.mean) == count:
         return known.mean, known.std
@@ -108,14 +157,8 @@ def _statistics(
     if data.channels == 1:  # a grey image in three channels
         return data.mean * 3, data.std * 3
     raise ValueError(
-        "teacher.mean and teacher.std must be given for grey images of coloured ones, got none. Add both"
+        f"{key}.mean and {key}.std must be given for grey images of coloured ones, got none. Add both"
     )
-
-
-def _pair(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _short(values: Sequence[float]) -> str:

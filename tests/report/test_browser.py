@@ -10,6 +10,9 @@ import pytest
 from PIL import Image
 
 import understudy as us
+from understudy.analyses.contract import Analysis, Finding
+from understudy.analyses.output import write_page
+from understudy.report.plots import Bars, Curve, Curves
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 
@@ -212,6 +215,25 @@ def test_the_pointer_and_the_arrow_keys_say_the_values_of_an_epoch(visit, addres
     assert box.inner_text().startswith("epoch 2")
     page.keyboard.press("Escape")
     assert box.is_hidden()
+
+
+def test_the_pointer_says_the_values_of_an_analysis_too(visit, tmp_path):
+    names = (*CLASSES, *(f"class {c}" for c in range(96)))
+    values = [float(c) for c in range(100)]
+    bars = Bars("acc", "Accuracy by class, %", "%", names, (("student", values), (ARM, values[::-1])))
+    line = Curves("c", "A line", "share", "y", (Curve("one", [0.25, 0.5], [1.0, 2.0]),))
+    about = Analysis(lambda pair: Finding({}), "what it is", "nowhere", "none")
+    page = visit(
+        write_page(tmp_path, TITLE, {"a": about}, {"a": Finding({}, plots=(bars, line))}, {}).as_uri()
+    )
+    for nth, first, last in ((0, CLASSES[0], "class 95"), (1, "share 0.25", "share 0.5")):
+        figure = page.locator(f"figure[data-chart] >> nth={nth}")
+        figure.locator("> svg").focus()
+        page.keyboard.press("Home")
+        assert figure.locator(".values b").inner_text() == first
+        page.keyboard.press("End")
+        assert figure.locator(".values b").inner_text() == last
+    assert page.evaluate("typeof hacked") == "undefined"
 
 
 def test_paper_gets_light_colours_open_details_and_no_buttons(visit, address):

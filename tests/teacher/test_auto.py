@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from understudy.teacher import auto
@@ -28,7 +29,9 @@ def test_a_long_run_gets_a_folder_named_by_the_fingerprint(monkeypatch, tmp_path
 def test_a_short_run_gets_none_unless_others_share_it(monkeypatch, tmp_path):
     with_free(monkeypatch, 100)
     assert auto_table(CIFAR, PRINT, tmp_path, epochs=5)[0] is None
-    assert auto_table(CIFAR, PRINT, tmp_path, epochs=5, runs=12)[0] is not None
+    path, note = auto_table(CIFAR, PRINT, tmp_path, epochs=5, runs=2)
+    assert path is not None
+    assert "51% will be reused" in note
 
 
 def test_a_table_that_is_there_is_used_by_a_short_run(monkeypatch, tmp_path):
@@ -50,5 +53,13 @@ def test_a_disk_that_is_too_small_gets_none_and_a_hint(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("runs", "share"), [(1, 0.478), (2, 0.680), (5, 0.865)])
-def test_expected_hits_over_runs_of_240_epochs(runs, share):
+def test_expected_hits_over_runs_of_240_epochs_with_views_of_their_own(runs, share):
     assert expected_hits(240 * runs, 162) == pytest.approx(share, abs=5e-4)
+
+
+@pytest.mark.parametrize("views", [1, 3, 162])
+@pytest.mark.parametrize(("epochs", "runs"), [(1, 1), (1, 3), (7, 1), (7, 4)])
+def test_expected_hits_are_those_of_runs_that_draw_the_same_views(views, epochs, runs):
+    drawn = np.random.default_rng(0).integers(views, size=(2000, epochs))
+    distinct = np.mean([len(np.unique(image)) for image in drawn])
+    assert expected_hits(epochs, views, runs) == pytest.approx(1 - distinct / (epochs * runs), abs=0.01)

@@ -19,6 +19,7 @@ from understudy.engine.console import Console
 from understudy.nearest import did_you_mean
 from understudy.report.folder import read_run, read_study
 from understudy.tasks import task_named
+from understudy.widest import has_float64
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,10 @@ def analyze(
                 "class-by-class scores are in report.html, and evaluate prints them"
             )
     with process(config) as device:
+        if not has_float64(device):
+            raise ValueError(
+                f"analyze must run on a device with float64, got train.device {device.type}. Use train.device=cpu"
+            )
         pair = Pair.load(path, device, config, options)
         try:
             return _all(

@@ -18,6 +18,7 @@ from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.undecoded import Undecoded
 from understudy.data.views import PadCropFlip
 from understudy.interface import Batch
+from understudy.widest import exact_place
 
 
 class TrainLoader:
@@ -45,7 +46,9 @@ class TrainLoader:
         mix: Mix | None = None,
         balance: float = 0.0,
     ) -> None:
-        """Moves the images to the device; those still encoded follow batch by batch.
+        """Moves the images to the device (one without float64 gets batches, rendered on the host).
+
+        Images still encoded follow batch by batch.
 
         Args:
             image_set: what to train on.
@@ -54,7 +57,7 @@ class TrainLoader:
             seed: the data seed: order and views depend on it and on nothing else.
             mean: of every channel, in units of the full range (0 to 1).
             std: likewise.
-            device: where the images live and batches appear.
+            device: where batches appear.
             drop_last: leave out an epoch's last batch if it is smaller.
             rank: number of this process.
             world: number of processes.
@@ -78,12 +81,13 @@ class TrainLoader:
             raise ValueError(
                 f"data.balance must be 0 where training images have no label, got {balance}. Label them"
             )
-        self.image_set = image_set.to(device)
+        self.device, place = torch.device(device), exact_place(torch.device(device))
+        self.image_set = image_set.to(place)
         self.augment, self.mix, self.balance = augment, mix, balance
         self._targets, self._index = image_set.targets.cpu(), image_set.index.cpu()
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.rank, self.world, self.parts, self.memory_format = rank, world, parts, memory_format
-        self._mean, self._std = _channels(mean, device), _channels(std, device)
+        self._mean, self._std = _channels(mean, place), _channels(std, place)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,7 +128,7 @@ class TrainLoader:
             raise ValueError(
                 f"start_step must be from 0 to {self.steps_per_epoch}, got {start_step}. Start the next epoch"
             )
-        return self._batches(epoch, start_step)
+        return (_there(batch, self.device) for batch in self._batches(epoch, start_step))
 
     def slices(self, step: int) -> list[slice]:
         """Returns the positions in an epoch's order that are this rank's in a step, one slice for each part."""
@@ -223,14 +227,16 @@ class EvalLoader:
         world: int = 1,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
-        """Moves the images to the device; those still encoded follow batch by batch.
+        """Moves the images to the device (one without float64 gets batches, rendered on the host).
+
+        Images still encoded follow batch by batch.
 
         Args:
             image_set: what to measure on.
             batch_size: images a step, over all ranks; the last batch may be smaller.
             mean: of every channel, in units of the full range (0 to 1).
             std: likewise.
-            device: where the images live and batches appear.
+            device: where batches appear.
             rank: number of this process.
             world: number of processes.
             memory_format: of the batches' images.
@@ -239,9 +245,10 @@ class EvalLoader:
             ValueError: ``batch_size`` is below 1 or below ``world``.
         """
         _check(batch_size, rank, world)
-        self.image_set = image_set.to(device)
+        self.device, place = torch.device(device), exact_place(torch.device(device))
+        self.image_set = image_set.to(place)
         self.batch_size, self.rank, self.world, self.memory_format = batch_size, rank, world, memory_format
-        self._mean, self._std = _channels(mean, device), _channels(std, device)
+        self._mean, self._std = _channels(mean, place), _channels(std, place)
 
     def __len__(self) -> int:
         return -(-len(self.image_set) // self.batch_size)
@@ -255,7 +262,8 @@ class EvalLoader:
         for rows, pixels in zip(parts, data.pixels(parts), strict=False):
             images = normalise(pixels, self._mean, self._std, memory_format=self.memory_format)
             targets = data.targets[rows]  # masks and many labels are kept as bytes
-            yield Batch(images, targets if isinstance(data, BoxSet) else targets.long(), data.index[rows])
+            targets = targets if isinstance(data, BoxSet) else targets.long()
+            yield _there(Batch(images, targets, data.index[rows]), self.device)
 
 
 def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Tensor:
@@ -266,6 +274,11 @@ def _targets(data: ImageSet, augment: Augment, rows: Tensor, view: Tensor) -> Te
     if isinstance(augment, ScaleCropFlip):
         return augment.masks(data.targets, rows, view).long()
     return data.targets[rows].long()
+
+
+def _there(batch: Batch, device: torch.device) -> Batch:
+    """Returns a batch on the device, where it is already unless images are rendered on the host (no float64)."""
+    return batch if exact_place(device) == device else batch.each(lambda column: column.to(device))
 
 
 def _check(batch_size: int, rank: int, world: int) -> None:

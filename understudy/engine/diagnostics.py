@@ -7,6 +7,7 @@ from torch import Tensor
 
 from understudy.engine.backward import StepOutput
 from understudy.tasks.segmentation import at_size
+from understudy.widest import widen, widest
 
 _MEANS = ("feature_norm", "agreement", "conflict", "cosine")
 
@@ -26,7 +27,7 @@ class Diagnostics:
     def __init__(self, every: int, num_classes: int, device: torch.device) -> None:
         self.every = every
         self.num_classes = num_classes
-        self.sums = torch.zeros(2 * len(_MEANS) + num_classes, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2 * len(_MEANS) + num_classes, dtype=widest(device), device=device)
         self._means, self._counts, self._predicted = self.sums.split([len(_MEANS), len(_MEANS), num_classes])
 
     def due(self, step: int, steps: int) -> bool:
@@ -50,10 +51,10 @@ class Diagnostics:
                 self._add("feature_norm", feature.norm(dim=1).mean())
             if out.teacher_logits is not None:
                 same = _like(_rows(out.teacher_logits), out.logits).argmax(dim=1) == predicted
-                self._add("agreement", 100.0 * same.to(torch.float64).mean())
+                self._add("agreement", 100.0 * widen(same).mean())
             if cosine is not None:
                 self._add("cosine", cosine)
-                self._add("conflict", 100.0 * (cosine < 0).to(torch.float64))
+                self._add("conflict", 100.0 * widen(cosine < 0))
 
     def summary(self) -> dict[str, float]:
         """Returns the epoch's means under their names in ``metrics.jsonl``; reads the device.
@@ -93,9 +94,9 @@ def _cosine(out: StepOutput) -> Tensor | None:
         (gradient,) = torch.autograd.grad(side, [feature], retain_graph=True, allow_unused=True)
         if gradient is None:
             return None
-        gradients.append(gradient.flatten().double())
+        gradients.append(widen(gradient.flatten()))
     a, b = gradients
-    return (a @ b) / (a.norm() * b.norm()).clamp_min(1e-300)
+    return (a @ b) / (a.norm() * b.norm()).clamp_min(max(1e-300, torch.finfo(a.dtype).tiny))
 
 
 def _rows(shown: Tensor) -> Tensor:
@@ -109,6 +110,6 @@ def _like(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def _histogram(classes: Tensor, count: int) -> Tensor:
-    """Returns how often each class occurs, ``(count,)`` float64; unlike ``bincount`` it does not wait for the GPU."""
-    ones = torch.ones(len(classes), dtype=torch.float64, device=classes.device)
-    return torch.zeros(count, dtype=torch.float64, device=classes.device).scatter_add_(0, classes, ones)
+    """Returns how often each class occurs, ``(count,)`` in the widest type; unlike ``bincount`` it waits for no GPU."""
+    ones = widen(torch.ones_like(classes))
+    return ones.new_zeros(count).scatter_add_(0, classes, ones)

@@ -21,6 +21,7 @@ from understudy.config import DivergenceConfig
 from understudy.engine.distributed import Ranks
 from understudy.engine.ema import MovingAverage
 from understudy.engine.meters import Meters
+from understudy.widest import widest
 
 CHECK_EVERY = 50
 """Steps between two looks at the losses (each look waits for the device)."""
@@ -105,7 +106,7 @@ class Watch:
     def start_epoch(self, weights: Mapping[str, float]) -> None:
         """Prepares for the (rest of an) epoch with the weights of its active terms."""
         self._labels, self._weights = list(weights), list(weights.values())
-        self._rows = torch.zeros(CHECK_EVERY, len(weights) + 2, dtype=torch.float64, device=self.device)
+        self._rows = torch.zeros(CHECK_EVERY, len(weights) + 2, dtype=widest(self.device), device=self.device)
         self._filled = 0
         if self._saved is not None:
             self._filled = len(self._saved)
@@ -293,7 +294,7 @@ class Watch:
                 limits.append(max(1.0, self.config.explosion * peak * abs(weight)))
         self._limits = [*limits, limits[0]]
         if self.skips:
-            self._limits_there = torch.tensor(self._limits, dtype=torch.float64, device=self.device)
+            self._limits_there = torch.tensor(self._limits, dtype=widest(self.device), device=self.device)
 
     def _is_bad(self, row: list[float]) -> bool:
         return not all(abs(value) <= limit for value, limit in zip(row, self._limits, strict=True))

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from understudy.widest import has_float64
+
 PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: what the first one prepares alone may take long, and a process that dies
 is noticed at once by the launcher."""
@@ -71,6 +73,10 @@ def join(device: torch.device) -> torch.device:
     launch = launched()
     if launch is None or not dist.is_available():
         return device
+    if not has_float64(device):
+        raise ValueError(
+            f"train.device must be cpu or cuda for several processes, got {device.type}. Start one, or set train.device"
+        )
     on_gpu = device.type == "cuda"
     if on_gpu:
         device = torch.device("cuda", launch.local_rank % torch.cuda.device_count())

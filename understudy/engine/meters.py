@@ -10,6 +10,7 @@ from torch import Tensor
 from understudy.engine.diagnostics import Diagnostics
 from understudy.engine.distributed import Ranks
 from understudy.tasks import TASKS, Task
+from understudy.widest import widen, widest
 
 COLLAPSED = 0.99
 """Share of all predictions that must be for one class to call it a collapse."""
@@ -43,10 +44,10 @@ class Meters:
     ) -> None:
         self.ranks = Ranks()
         self.labels = ("loss", *labels)
-        self.sums = torch.zeros(len(self.labels), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(len(self.labels), dtype=widest(device), device=device)
         self.images = torch.zeros(1, dtype=torch.int64, device=device)
         self.alignment = torch.zeros(
-            3, dtype=torch.float64, device=device
+            3, dtype=widest(device), device=device
         )  # sum of lambda, conflicts, merges
         self.tally = task.tally(num_classes, device)
         self.diagnostics = diagnostics or Diagnostics(0, 0, device)
@@ -70,7 +71,7 @@ class Meters:
             target: likewise, ``(B,)`` or masks; of mixed images the label with the larger share.
             weight: images that the losses stand for, if not B.
         """
-        values = torch.stack([loss.detach(), *(t.detach() for t in terms.values())]).to(torch.float64)
+        values = widen(torch.stack([loss.detach(), *(t.detach() for t in terms.values())]))
         self.sums += values * (len(target) if weight is None else weight)
         self.images += len(target)
         self.tally.add(logits, target)
@@ -79,8 +80,8 @@ class Meters:
     def add_alignment(self, info: dict[str, Tensor]) -> None:
         """Adds what one merge of gradients found."""
         if info:
-            strength, dot = info["lambda"].to(torch.float64), info["dot"]
-            conflict = (dot < 0).to(torch.float64)
+            strength, dot = widen(info["lambda"]), info["dot"]
+            conflict = widen(dot < 0)
             self.alignment += torch.stack(
                 [strength.mean(), conflict.mean(), torch.ones_like(self.alignment[2])]
             )
@@ -91,9 +92,7 @@ class Meters:
         if not self.ranks.several:
             return
         parts = (self.sums, self.images, *self.tally.tensors.values(), self.diagnosed)
-        message = torch.cat(
-            [part.to(torch.float64).flatten() for part in parts]
-        )  # counts are exact up to 2^53
+        message = torch.cat([widen(part).flatten() for part in parts])  # counts are exact up to 2^53
         self.ranks.total(message)
         if not self.ranks.is_first:
             message.zero_()

@@ -9,13 +9,19 @@ import torch
 from torch import nn
 
 from understudy.config import OptimizerConfig, ScheduleConfig
+from understudy.widest import has_float64
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Returns SGD or AdamW; fused, so that a step is one pass over the parameters without a host read."""
+    """Returns SGD or AdamW; fused, so that a step is one pass over the parameters without a host read.
+
+    Not so on MPS, on which fused kernels have not been tried.
+    """
+    parameters = list(parameters)
+    fused = all(has_float64(parameter.device) for parameter in parameters)
     if config.name == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
         )
     return torch.optim.SGD(
         parameters,
@@ -23,7 +29,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 

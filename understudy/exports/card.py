@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from understudy.exports.finished import FinishedRun
 from understudy.exports.table import Row, cells
+from understudy.models import Translated
 from understudy.result import headline
 
 _LOADING = {
@@ -100,6 +103,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
             if run.task.name != "classification"
             else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
         ),
+        *_preparation(predictor.module),
         f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",
         f"## Training data\n\nData set {_code(config.data.name)}{_share(run)}, {config.train.epochs} epochs, "
         f"losses {', '.join(_code(str(term['name'])) for term in config.losses)}.",
@@ -140,6 +144,23 @@ def _accuracy(run: FinishedRun) -> str:
         text += f" Measured once, in PyTorch, on {samples:,} {task.samples} that were not used to train or to choose"
         text += " anything."
     return text[0].upper() + text[1:]
+
+
+def _preparation(module: nn.Module) -> list[str]:
+    """Returns what a network with images of its own does first."""
+    if not isinstance(module, Translated):
+        return []
+    size = (
+        ""
+        if module.image_size is None
+        else f", scaled to {module.image_size[0]} × {module.image_size[1]} pixels"
+    )
+    mean, std = (tuple(values) for values in (module.preprocess["mean"], module.preprocess["std"]))
+    return [
+        f"The programs themselves then take them back to 0 to 1, as {module.channels}{size}, and normalise them anew: "
+        f"subtract {_numbers(mean)}, divide by {_numbers(std)}. The weights are of what comes after; `us.predict` and "
+        "`understudy predict` do all of it."
+    ]
 
 
 def _comparison(run: FinishedRun, report: Mapping[str, Any], rows: list[Row]) -> list[str]:

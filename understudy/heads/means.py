@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from understudy.widest import widen, widest
+
 
 class ClassMeans(nn.Module):
     """Keeps ``(C, D)`` class means; knows whether they have been filled."""
@@ -65,14 +67,11 @@ def mean_features(features: Iterable[tuple[Tensor, Tensor]], num_classes: int, w
         width: D.
 
     Returns:
-        ``(C, D)`` float32; sums and counts are kept in float64.
+        ``(C, D)`` float32; sums and counts are kept in the widest type.
     """
-    total, count = (
-        torch.zeros(num_classes, width, dtype=torch.float64),
-        torch.zeros(num_classes, 1, dtype=torch.float64),
-    )
+    total, count = torch.zeros(num_classes, width), torch.zeros(num_classes, 1)
     for feature, target in features:
-        total, count = total.to(feature.device), count.to(feature.device)
-        total.index_add_(0, target, feature.to(torch.float64))
-        count.index_add_(0, target, torch.ones(len(target), 1, dtype=torch.float64, device=feature.device))
+        total, count = (x.to(feature.device, widest(feature.device)) for x in (total, count))
+        total.index_add_(0, target, widen(feature))
+        count.index_add_(0, target, count.new_ones(len(target), 1))
     return (total / count.clamp(min=1)).to(torch.float32)

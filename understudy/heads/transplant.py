@@ -101,6 +101,11 @@ def transplanted_head(
             is wide), or its images or classes are not the student's.
     """
     guide = setup.guide
+    if isinstance(setup.student.module, Translated):
+        raise ValueError(
+            f"{name} deploys another classifier, so the student must take the data's images as they are, got a student "
+            "with its own. Leave out student.image_size, channels, mean and std, or use another method"
+        )
     if isinstance(guide.module, Translated) and not guide.module.only_normalises:
         raise ValueError(
             f"{name} deploys the teacher's classifier, so the teacher must have the student's image size, channels and "

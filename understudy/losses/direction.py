@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from understudy.losses.balance import batch_mean
 from understudy.losses.contract import check_class_means, check_same_shape, check_target, full_precision
-from understudy.losses.numerics import unit, widen
+from understudy.losses.numerics import unit
+from understudy.widest import widen
 
 
 def cosine_direction_loss(

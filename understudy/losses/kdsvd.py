@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from understudy.losses.contract import check_lists, full_precision
-from understudy.losses.numerics import unit, widen
+from understudy.losses.numerics import unit
 from understudy.losses.shapes import check_same_batch
+from understudy.widest import widen
 
 SPARE = 3
 """How many more vectors than the teacher's the student offers to be matched."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from understudy.losses.contract import check_floating, check_same_shape, full_precision
-from understudy.losses.numerics import widen
+from understudy.widest import widen
 
 
 @full_precision()

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from understudy.losses.contract import full_precision, reduce
-from understudy.losses.numerics import widen
 from understudy.losses.shapes import check_same_batch
+from understudy.widest import widen
 
 
 @full_precision()

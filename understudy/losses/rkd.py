@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from understudy.losses.contract import full_precision
-from understudy.losses.numerics import widen
 from understudy.losses.shapes import check_same_batch
+from understudy.widest import widen
 
 WHOLE_BATCH = 128
 """Largest batch that is computed in one piece; above it, rows are taken in pieces of the same memory."""

@@ -31,6 +31,11 @@ def resolve_stages(
         ValueError: there is no stage to compare, or one of them does not exist.
     """
     pairs = given if given is not None else ((0, 0),) * stem + setup.pairs
+    if not pairs and setup.guide.head is None and not setup.guide.num_stages:
+        raise ValueError(
+            f"{name} must compare the teacher's stages, got {type(setup.guide.module).__name__}, which shows its "
+            "logits only. Take a method on logits (kd, dkd, dhkd), or a teacher that is a PyTorch module"
+        )
     if not pairs:
         raise ValueError(
             f"{name} must compare at least one pair of stages, got none. "

@@ -9,6 +9,7 @@ from understudy.metrics.accuracy import correct
 from understudy.metrics.agreement import mean_kl, top1_agreement
 from understudy.metrics.calibration import brier_score, expected_calibration_error, negative_log_likelihood
 from understudy.metrics.contract import check_labelled
+from understudy.widest import widen
 
 
 @torch.no_grad()
@@ -68,8 +69,8 @@ def likeness(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> 
     right, wrong = ours == target, theirs != target
     return {
         "agreement": 100 * float(agreement),
-        "agreement_on_errors": 100 * float((ours == theirs)[wrong].double().mean()),
+        "agreement_on_errors": 100 * float(widen((ours == theirs)[wrong]).mean()),
         "kl": float(kl),
-        "overtakes": 100 * float((right & wrong).double().mean()),
-        "loses": 100 * float((~right & ~wrong).double().mean()),
+        "overtakes": 100 * float(widen(right & wrong).mean()),
+        "loses": 100 * float(widen(~right & ~wrong).mean()),
     }

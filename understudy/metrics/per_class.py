@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from understudy.metrics.contract import check_labelled
+from understudy.widest import widen, widest
 
 
 @torch.no_grad()
@@ -33,7 +34,7 @@ def per_class_accuracy(logits: Tensor, target: Tensor) -> Tensor:
         [0.5, 1.0, nan]
     """
     check_labelled(logits, target)
-    count, right = torch.zeros(2, logits.shape[1], dtype=torch.float64, device=logits.device).unbind()
-    count.index_add_(0, target, torch.ones_like(target, dtype=torch.float64))
-    right.index_add_(0, target, (logits.argmax(dim=1) == target).double())
+    count, right = torch.zeros(2, logits.shape[1], dtype=widest(logits.device), device=logits.device).unbind()
+    count.index_add_(0, target, widen(torch.ones_like(target)))
+    right.index_add_(0, target, widen(logits.argmax(dim=1) == target))
     return right / count

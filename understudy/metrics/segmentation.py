@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from understudy.widest import widen
+
 
 @torch.no_grad()
 def pixel_confusion(predicted: Tensor, target: Tensor, num_classes: int, ignore: int = 255) -> Tensor:
@@ -57,7 +59,7 @@ def class_iou(confusion: Tensor) -> Tensor:
 
     Reference: Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015, section 4.3.
     """
-    right = confusion.diagonal().double()
+    right = widen(confusion.diagonal())
     return right / (confusion.sum(dim=0) + confusion.sum(dim=1) - confusion.diagonal())
 
 

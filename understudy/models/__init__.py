@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from understudy.models.adapters import build, imported_model, timm_model, torchvision_model
+from understudy.models.adapters import build, fetching, imported_model, timm_model, torchvision_model
 from understudy.models.detection import DETECTORS, TORCHVISION_DETECTORS, torchvision_detector
 from understudy.models.detection import Detector as Detector
 from understudy.models.hugging_face import hugging_face_model
@@ -167,9 +168,21 @@ def create_model(
         raise ValueError(
             f"weights and pretrained must not both be given, got {weights} and true. Leave one out"
         )
+    if name.endswith((".pt2", ".onnx")):
+        return _saved_program(name, weights, pretrained)
+    fetched = pretrained and ":" not in name and not name.startswith("hf/")  # who tell of it themselves
+    with fetching(name) if fetched else nullcontext():
+        net = _network(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+    if weights is not None:
+        load_weights(net, weights)
+    return net
+
+
+def _network(name: str, num_classes: int, *, in_channels: int, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Returns the network of a name, wherever it comes from."""
     source, _, rest = name.partition("/")
     if source == "torchvision" and rest in TORCHVISION:
-        net = build(
+        return build(
             name,
             partial(torchvision_segmenter, rest),
             num_classes=num_classes,
@@ -177,30 +190,18 @@ def create_model(
             pretrained=pretrained,
             **kwargs,
         )
-    elif source == "torchvision" and rest in TORCHVISION_DETECTORS:
-        net = build(
-            name,
-            partial(torchvision_detector, rest),
-            num_classes=num_classes,
-            in_channels=in_channels,
-            pretrained=pretrained,
-            **kwargs,
-        )
-    elif source == "torchvision" and rest:
-        net = torchvision_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
-    elif source == "timm" and rest:
-        net = timm_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
-    elif source == "hf" and rest:
-        net = hugging_face_model(rest, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
-    elif name.endswith((".pt2", ".onnx")):
-        return _saved_program(name, weights, pretrained)
-    elif ":" in name:
-        net = imported_model(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
-    else:
-        net = _zoo_model(name, pretrained, num_classes=num_classes, in_channels=in_channels, **kwargs)
-    if weights is not None:
-        load_weights(net, weights)
-    return net
+    given: dict[str, Any] = {"in_channels": in_channels, "pretrained": pretrained, **kwargs}
+    if source == "torchvision" and rest in TORCHVISION_DETECTORS:
+        return build(name, partial(torchvision_detector, rest), num_classes=num_classes, **given)
+    if source == "torchvision" and rest:
+        return torchvision_model(rest, num_classes, **given)
+    if source == "timm" and rest:
+        return timm_model(rest, num_classes, **given)
+    if source == "hf" and rest:
+        return hugging_face_model(rest, num_classes, **given)
+    if ":" in name:
+        return imported_model(name, num_classes, **given)
+    return _zoo_model(name, num_classes=num_classes, **given)
 
 
 def _saved_program(path: str, weights: str | Path | None, pretrained: bool) -> nn.Module:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -33,6 +35,28 @@ def build(name: str, builder: Callable[..., nn.Module], /, **kwargs: Any) -> nn.
         raise ValueError(
             f"{name} must be given the arguments it takes, got: {error}. Check the model's keys"
         ) from error
+
+
+@contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Turns what fails while a library fetches its own weights into one line, and keeps the hub's client quiet.
+
+    Raises:
+        ValueError: the weights are not on this machine and cannot be fetched.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)  # it announces every retry
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(
+            f"the weights of {name} must be on this machine or be fetched, got: {reason}. Check the network, or give "
+            "weights: FILE"
+        ) from error
+    finally:
+        hub.setLevel(level)
 
 
 def torchvision_model(

@@ -12,6 +12,8 @@ from typing import Any
 import torchvision
 from safetensors import SafetensorError, safe_open
 
+from understudy.models.translated import Channels
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -24,6 +26,7 @@ class Published:
     """Height and width."""
     classes: tuple[str, ...] | None = None
     num_classes: int | None = None
+    channels: Channels | None = None
 
 
 def published(name: str, weights: str | Path | None = None, pretrained: bool = False) -> Published:
@@ -59,7 +62,17 @@ def _of_run(path: Path) -> Published:
     if not {"mean", "std", "image_size", "classes"} <= about.keys():
         return Published()
     mean, std, size, classes = (tuple(json.loads(about[k])) for k in ("mean", "std", "image_size", "classes"))
-    return Published(mean, std, size, classes, len(classes))
+    if "preprocess" not in about:
+        return Published(mean, std, size, classes, len(classes))
+    own = json.loads(about["preprocess"])  # of the network itself: what was deployed prepares its images
+    return Published(
+        tuple(own["mean"]),
+        tuple(own["std"]),
+        tuple(own["image_size"] or size),
+        classes,
+        len(classes),
+        own["channels"],
+    )
 
 
 def _of_torchvision(name: str) -> Published:

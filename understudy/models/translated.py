@@ -1,9 +1,12 @@
-"""A network in a world of its own: it gets our images as it knows them, and answers in our classes."""
+"""A network in a world of its own: it gets our images as it knows them, and answers in our classes.
+
+A teacher stands behind it while it teaches, a student also in what is deployed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +19,9 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as Pillow's conversion to grey
 
 
 class Translated(nn.Module):
-    """A frozen network behind the translation of images and classes that it needs.
+    """A network behind the translation of images and classes that it needs.
 
-    Ours are images normalised for the student. They are taken back to the range 0 to 1, get the channels and the size
+    Ours are images normalised as the data are. They are taken back to the range 0 to 1, get the channels and the size
     the network was trained on, and are normalised as it was. Scaling is bilinear and antialiased; it commutes with
     the normalisations, so the same decoded view reaches both networks. The logits of the network's own classes are
     merged into ours (:func:`merge_classes`).
@@ -73,12 +76,13 @@ class Translated(nn.Module):
         self.channels: Channels = channels or own
         self.our_channels: Channels = own
         self.image_size = image_size
+        self._theirs = theirs or ours  # as they were written: the buffers are in float32
         count = 1 if self.channels == "grey" else 3
         theirs = theirs or ours
         if len(theirs[0]) != count or len(theirs[1]) != count:
             raise ValueError(
-                f"a teacher of {self.channels} images must have {count} means and standard deviations, got "
-                f"{len(theirs[0])} and {len(theirs[1])}. Give teacher.mean and teacher.std"
+                f"a network of {self.channels} images must have {count} means and standard deviations, got "
+                f"{len(theirs[0])} and {len(theirs[1])}. Give both"
             )
         for name, values in (
             ("our_mean", ours[0]),
@@ -97,6 +101,15 @@ class Translated(nn.Module):
     def only_normalises(self) -> bool:
         """Whether size, channels and classes are ours."""
         return self.image_size is None and self.channels == self.our_channels and not self.num_members
+
+    @property
+    def preprocess(self) -> dict[str, Any]:
+        """What the network gets, as the keys of a config say it: ``mean``, ``std``, ``image_size``, ``channels``.
+
+        ``image_size`` is ``None`` where it is ours.
+        """
+        mean, std = (list(values) for values in self._theirs)
+        return {"mean": mean, "std": std, "image_size": self.image_size, "channels": self.channels}
 
     def extra_repr(self) -> str:
         """Returns what is translated; the fingerprint of a teacher's table reads it."""

@@ -46,21 +46,22 @@ class Palette:
     series: tuple[str, ...]
 
 
-_STAND_IN = Palette("#010101", "#020202", "#030303", tuple(f"#0a000{i}" for i in range(NUM_COLOURS)))
+STAND_IN = Palette("#010101", "#020202", "#030303", tuple(f"#0a000{i}" for i in range(NUM_COLOURS)))
 """Colours that stand in for the style sheet's variables while Matplotlib draws for the page."""
-_PRINT = Palette(
+PRINT = Palette(
     "#545b66", "#dcdfe4", "#545b66", ("#0b5cad", "#c04a00", "#00735a", "#97398a", "#735a00", "#4a5260")
 )
 """The style sheet's light colours, for figures as files."""
-_VARIABLES = {
-    _STAND_IN.ink: "var(--muted)",
-    _STAND_IN.grid: "var(--rule)",
-    _STAND_IN.reference: "var(--muted)",
-    **{colour: f"var(--series-{i})" for i, colour in enumerate(_STAND_IN.series)},
+VARIABLES = {
+    STAND_IN.ink: "var(--muted)",
+    STAND_IN.grid: "var(--rule)",
+    STAND_IN.reference: "var(--muted)",
+    **{colour: f"var(--series-{i})" for i, colour in enumerate(STAND_IN.series)},
 }
 
 
-def _style(palette: Palette) -> dict[str, Any]:
+def look_of(palette: Palette) -> dict[str, Any]:
+    """Returns Matplotlib's settings for figures in these colours."""
     return {
         "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
         "svg.hashsalt": "understudy",  # the same page for the same files
@@ -98,12 +99,12 @@ class Line:
     @property
     def colour(self) -> str:
         """The style sheet's variable of this line's colour."""
-        return _VARIABLES[_colour(self.series, _STAND_IN)]
+        return VARIABLES[_colour(self.series, STAND_IN)]
 
     @property
     def is_point(self) -> bool:
         """Whether the legend should show a dot."""
-        return sum(map(_drawable, self.y)) == 1
+        return sum(map(drawable, self.y)) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,17 +155,17 @@ def line_figure(
             more than 1:50.
         named: give a single line a legend, too.
     """
-    shown = tuple(line for line in lines if any(map(_drawable, line.y)))
+    shown = tuple(line for line in lines if any(map(drawable, line.y)))
     if not shown:
         return None
-    values = [value for line in shown for value in line.y if value is not None and _drawable(value)]
+    values = [value for line in shown for value in line.y if value is not None and drawable(value)]
     logarithmic = logarithmic and min(values) > 0 and max(values) > 50 * min(values)
     decades = math.log10(max(values)) - math.log10(min(values)) if logarithmic else 0.0
     title = f"{title} (logarithmic)" if logarithmic else title
     draw = partial(_plot_lines, shown, decades)
-    figure = draw(_STAND_IN)
-    svg = _svg(figure, key, f"{title}, by epoch. " + " ".join(map(_in_words, shown)))
-    return Picture(key, title, svg, draw, shown if named or len(shown) > 1 else (), _chart(figure, shown))
+    figure = draw(STAND_IN)
+    svg = to_svg(figure, key, f"{title}, by epoch. " + " ".join(map(_in_words, shown)))
+    return Picture(key, title, svg, draw, shown if named or len(shown) > 1 else (), chart(figure, shown))
 
 
 def dot_figure(key: str, title: str, rows: Sequence[Row]) -> Picture | None:
@@ -175,7 +176,7 @@ def dot_figure(key: str, title: str, rows: Sequence[Row]) -> Picture | None:
         title: what the horizontal axis shows, with the unit.
         rows: from top to bottom.
     """
-    kept = [Row(row.name, row.series, [dot for dot in row.dots if _drawable(dot[1])]) for row in rows]
+    kept = [Row(row.name, row.series, [dot for dot in row.dots if drawable(dot[1])]) for row in rows]
     kept = [row for row in kept if row.dots]
     if not kept:
         return None
@@ -185,7 +186,7 @@ def dot_figure(key: str, title: str, rows: Sequence[Row]) -> Picture | None:
         words.append(f"{row.name}: mean {_mean(row):.2f} of {len(row.dots)}.")
         hints.update({f"dot-{i}-{j}": f"{label}: {value:.2f}" for j, (label, value) in enumerate(row.dots)})
     draw = partial(_plot_dots, kept)
-    svg = _svg(draw(_STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
+    svg = to_svg(draw(STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
     return Picture(key, title, svg, draw)
 
 
@@ -197,22 +198,22 @@ def interval_figure(key: str, title: str, rows: Sequence[Interval]) -> Picture |
         title: what the horizontal axis shows, with the unit.
         rows: from top to bottom.
     """
-    kept = [row for row in rows if _drawable(row.mean) and _drawable(row.half_width or 0.0)]
+    kept = [row for row in rows if drawable(row.mean) and drawable(row.half_width or 0.0)]
     if not kept:
         return None
     texts = {f"name-{i}": _short(row.name) for i, row in enumerate(kept)}
     words = [f"{row.name}: {row.text}." for row in kept]
     hints = {f"dot-{i}-0": f"{row.name}: {row.text}" for i, row in enumerate(kept)}
     draw = partial(_plot_intervals, kept)
-    svg = _svg(draw(_STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
+    svg = to_svg(draw(STAND_IN), key, f"{title}. " + " ".join(words), texts, hints)
     return Picture(key, title, svg, draw)
 
 
 def save(picture: Picture, folder: Path) -> None:
     """Writes a figure as ``KEY.svg`` and ``KEY.png`` (220 dots an inch), with its title and legend, on white."""
-    with style.context(["default", _style(_PRINT)]), warnings.catch_warnings():
+    with style.context(["default", look_of(PRINT)]), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a name may hold a glyph that the font lacks
-        figure = picture.draw(_PRINT)
+        figure = picture.draw(PRINT)
         figure.patch.set_visible(True)
         (axes,) = figure.axes
         axes.set_title(picture.title, loc="left", color="#1c1f24")
@@ -232,7 +233,7 @@ def save(picture: Picture, folder: Path) -> None:
 
 
 def _plot_lines(lines: Sequence[Line], decades: float, palette: Palette) -> Figure:
-    with style.context(["default", _style(palette)]):
+    with style.context(["default", look_of(palette)]):
         figure, axes = _axes(HEIGHT, left=0.62, bottom=0.5, top=0.12)
         for line in lines:
             _draw_line(axes, line, palette)
@@ -242,7 +243,7 @@ def _plot_lines(lines: Sequence[Line], decades: float, palette: Palette) -> Figu
 
 
 def _plot_dots(rows: Sequence[Row], palette: Palette) -> Figure:
-    with style.context(["default", _style(palette)]):
+    with style.context(["default", look_of(palette)]):
         figure, axes = _lanes(len(rows))
         for i, row in enumerate(rows):
             _draw_lane(axes, i, row, _mean(row), palette)
@@ -250,7 +251,7 @@ def _plot_dots(rows: Sequence[Row], palette: Palette) -> Figure:
 
 
 def _plot_intervals(rows: Sequence[Interval], palette: Palette) -> Figure:
-    with style.context(["default", _style(palette)]):
+    with style.context(["default", look_of(palette)]):
         figure, axes = _lanes(len(rows))
         axes.axvline(0.0, color=palette.reference, linewidth=1.2)
         for i, row in enumerate(rows):
@@ -269,7 +270,7 @@ def _lanes(count: int) -> tuple[Figure, Axes]:
     axes.set_ylim(count - 0.45, -0.7)
     axes.yaxis.set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
     axes.margins(x=0.06)
     axes.grid(axis="x")
     return figure, axes
@@ -277,7 +278,7 @@ def _lanes(count: int) -> tuple[Figure, Axes]:
 
 def _write_lane(axes: Axes, position: int, name: str, value: str, palette: Palette) -> None:
     """Writes the name of a lane on its left and a value on its right; in the page's SVG the name is put in later."""
-    name = "name" if palette is _STAND_IN else _short(name)
+    name = "name" if palette is STAND_IN else _short(name)
     along = axes.get_yaxis_transform()  # x in shares of the width, y in rows
     axes.text(0, position - 0.42, name, transform=along, va="center", gid=f"name-{position}")
     axes.text(1, position - 0.42, value, transform=along, va="center", ha="right")
@@ -291,8 +292,28 @@ def _mean(row: Row) -> float:
     return sum(value for _, value in row.dots) / len(row.dots)
 
 
-def _chart(figure: Figure, lines: Sequence[Line]) -> str:
-    """Returns what the page's script needs to say the values at an epoch, as JSON."""
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values of one colour that the page's script says under the pointer."""
+
+    name: str
+    colour: str
+    """As the style sheet has it."""
+    x: Sequence[float]
+    y: Sequence[float | None]
+
+
+def chart(
+    figure: Figure, series: Iterable[Line | Series], *, axis: str = "epoch", names: Sequence[str] = ()
+) -> str:
+    """Returns what the page's script needs to say the values at a place of the horizontal axis, as JSON.
+
+    Args:
+        figure: of one plot, as it was drawn.
+        series: what it shows.
+        axis: what the horizontal axis is, in a word or two.
+        names: of the places 0, 1, 2 ..., if they have some.
+    """
     (axes,) = figure.axes
     box, (width, height) = axes.get_position(), figure.get_size_inches() * 72  # SVG units are points
     low, high = axes.get_xlim()
@@ -304,43 +325,47 @@ def _chart(figure: Figure, lines: Sequence[Line]) -> str:
             "bottom": round((1 - box.y0) * height, 2),
             "low": low,
             "high": high,
+            "axis": axis,
+            "names": list(names),
             "lines": [
                 {
                     "name": line.name,
                     "colour": line.colour,
                     "points": [
-                        [x, float(f"{y:.6g}")]
+                        [int(x) if float(x).is_integer() else float(x), float(f"{y:.6g}")]
                         for x, y in zip(line.x, line.y, strict=True)
-                        if y is not None and _drawable(y)
+                        if y is not None and drawable(x) and drawable(y)
                     ],
                 }
-                for line in lines
+                for line in series
             ],
         },
         ensure_ascii=False,
     )
 
 
-def _drawable(value: float | None) -> bool:
+def drawable(value: float | None) -> bool:
+    """Returns whether a value is there and has a place on an axis."""
     return value is not None and math.isfinite(value) and abs(value) < LARGEST
 
 
-def _gaps(values: Sequence[float | None]) -> list[float]:
+def gaps(values: Sequence[float | None]) -> list[float]:
     """Returns the values with NaN, where Matplotlib breaks a line, for all that cannot be drawn."""
-    return [value if value is not None and _drawable(value) else math.nan for value in values]
+    return [value if value is not None and drawable(value) else math.nan for value in values]
 
 
 def _colour(series: int, palette: Palette) -> str:
     return palette.series[series % NUM_COLOURS] if series >= 0 else palette.reference
 
 
-def _tick(value: float, _position: int | None = None) -> str:
+def tick(value: float, _position: int | None = None) -> str:
+    """Returns the number of a tick."""
     return f"{value:g}".replace("-", "−")
 
 
 def _in_words(line: Line) -> str:
     """Returns where a line starts and ends, for those who cannot see it."""
-    values = [value for value in line.y if value is not None and _drawable(value)]
+    values = [value for value in line.y if value is not None and drawable(value)]
     if len(values) == 1:
         return f"{line.name}: {values[0]:.4g}."
     return f"{line.name}: from {values[0]:.4g} to {values[-1]:.4g}."
@@ -360,7 +385,7 @@ def _axes(height: float, left: float, bottom: float, top: float) -> tuple[Figure
 
 
 def _draw_line(axes: Axes, line: Line, palette: Palette) -> None:
-    y = _gaps(line.y)
+    y = gaps(line.y)
     few = sum(map(math.isfinite, y)) <= 15
     pattern = DASHES[line.series % len(DASHES)]
     (drawn,) = axes.plot(
@@ -375,8 +400,8 @@ def _draw_line(axes: Axes, line: Line, palette: Palette) -> None:
     if line.low and line.high:
         axes.fill_between(
             line.x,
-            _gaps(line.low),
-            _gaps(line.high),
+            gaps(line.low),
+            gaps(line.high),
             color=_colour(line.series, palette),
             alpha=0.15,
             linewidth=0,
@@ -391,16 +416,16 @@ def _scale(axes: Axes, decades: float, x: Sequence[float]) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.yaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.yaxis.set_major_formatter(FuncFormatter(tick))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
+    axes.xaxis.set_major_formatter(FuncFormatter(tick))
     if min(x) == max(x):
         axes.set_xlim(min(x) - 1, max(x) + 1)
     axes.grid(axis="y")
 
 
 def _draw_lane(axes: Axes, position: int, row: Row, mean: float, palette: Palette) -> None:
-    """Draws one row of a dot plot; the text and every dot carry identifiers that :func:`_svg` looks for."""
+    """Draws one row of a dot plot; the text and every dot carry identifiers that :func:`to_svg` looks for."""
     spread = 0.07  # dots of nearly the same value stay apart
     for j, (_, value) in enumerate(row.dots):
         y = position + spread * (j % 3 - 1) * (len(row.dots) > 1)
@@ -414,7 +439,7 @@ def _draw_lane(axes: Axes, position: int, row: Row, mean: float, palette: Palett
     _write_lane(axes, position, row.name, f"mean {mean:.2f}", palette)
 
 
-def _svg(
+def to_svg(
     figure: Figure,
     key: str,
     label: str,
@@ -434,7 +459,7 @@ def _svg(
         hints: identifier of a mark -> what to say when the pointer rests on it.
     """
     file = io.StringIO()
-    with style.context(["default", _style(_STAND_IN)]):
+    with style.context(["default", look_of(STAND_IN)]):
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     root = ElementTree.fromstring(file.getvalue())
     for element in root.iter():
@@ -462,6 +487,6 @@ def _rewrite(value: str, attribute: str, key: str) -> str:
     if value.startswith("#"):
         return f"#{key}-{value[1:]}"
     value = value.replace("url(#", f"url(#{key}-")
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in VARIABLES.items():
         value = value.replace(colour, variable)
     return value

@@ -12,6 +12,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TypeAlias
 
 import numpy as np
@@ -24,28 +25,33 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from understudy.report.figures import (
-    _PRINT,
-    _STAND_IN,
-    _VARIABLES,
     DASHES,
+    PRINT,
+    STAND_IN,
+    VARIABLES,
     WIDTH,
-    _drawable,
-    _gaps,
-    _style,
-    _svg,
-    _tick,
+    Series,
+    chart,
+    drawable,
+    gaps,
+    look_of,
+    tick,
+    to_svg,
 )
 
 MOST_POINTS = 2000
 """A cloud of more points than this is thinned out evenly: more cannot be told apart."""
 MOST_NAMED = 12
 """Up to this many classes have a legend."""
+UPRIGHT, TURNED, ALL = 48, 8, 12
+"""Under an axis there is room for so many letters side by side, and for so many names turned. Up to so many bars all
+have their names; of more, every second, third ... has."""
 HEAT = "viridis"
 
 _FIXED = {
-    _STAND_IN.ink: _PRINT.ink,
-    _STAND_IN.grid: _PRINT.grid,
-    **dict(zip(_STAND_IN.series, _PRINT.series, strict=True)),
+    STAND_IN.ink: PRINT.ink,
+    STAND_IN.grid: PRINT.grid,
+    **dict(zip(STAND_IN.series, PRINT.series, strict=True)),
 }
 """Stand-in colour -> the colour in files: those of the page's light theme."""
 
@@ -135,7 +141,7 @@ class Drawn:
     svg: Markup
     legend: tuple[Entry, ...] = ()
     chart: str = ""
-    """Values to show under the pointer, as the page's other figures have them: none yet."""
+    """Values to show under the pointer, as the page's other figures have them; of lines and bars."""
 
 
 def inline(plot: Plot, key: str) -> Drawn:
@@ -145,15 +151,30 @@ def inline(plot: Plot, key: str) -> Drawn:
         plot: what to draw.
         key: unique on the page; prefix of the identifiers in the SVG.
     """
-    with style.context(["default", _style(_STAND_IN)]):
+    with style.context(["default", look_of(STAND_IN)]):
         figure, axes = _figure(plot)
         _draw(axes, plot)
-        svg = _svg(figure, key, f"{plot.title}. {_in_words(plot)}")
+        said = _said(figure, plot)
+        svg = to_svg(figure, key, f"{plot.title}. {_in_words(plot)}")
     legend = tuple(
-        Entry(name, _VARIABLES.get(colour, colour), dash, point)
+        Entry(name, VARIABLES.get(colour, colour), dash, point)
         for name, colour, dash, point in _entries(plot)
     )
-    return Drawn(plot.title, svg, legend)
+    return Drawn(plot.title, svg, legend, said)
+
+
+def _said(figure: Figure, plot: Plot) -> str:
+    """Returns the values to show under the pointer."""
+    values = () if isinstance(plot, Cloud | Heat) else _values(plot)
+    if isinstance(plot, Cloud | Heat) or not any(drawable(value) for value in values):
+        return ""
+    colours = cycle(VARIABLES[colour] for colour in STAND_IN.series)
+    if isinstance(plot, Curves):
+        lines = [Series(c.name, colour, c.x, c.y) for c, colour in zip(plot.curves, colours, strict=False)]
+        return chart(figure, lines, axis=plot.x_label)
+    places = range(len(plot.categories))
+    bars = [Series(name, colour, places, y) for (name, y), colour in zip(plot.series, colours, strict=False)]
+    return chart(figure, bars, names=plot.categories)
 
 
 def files(plot: Plot, dpi: int = 110) -> tuple[bytes, bytes]:
@@ -163,7 +184,7 @@ def files(plot: Plot, dpi: int = 110) -> tuple[bytes, bytes]:
         plot: what to draw.
         dpi: of the PNG.
     """
-    with style.context(["default", _style(_STAND_IN)]):
+    with style.context(["default", look_of(STAND_IN)]):
         entries = list(_entries(plot))
         columns = 4 if max((len(e[0]) for e in entries), default=0) < 14 else 2
         rows = -(-len(entries) // columns) if len(entries) > 1 else 0
@@ -181,6 +202,12 @@ def files(plot: Plot, dpi: int = 110) -> tuple[bytes, bytes]:
     return vector.getvalue(), pixels.getvalue()
 
 
+def _values(plot: Curves | Bars) -> list[float | None]:
+    """Returns all numbers of a plot, drawable or not."""
+    parts = [curve.y for curve in plot.curves] if isinstance(plot, Curves) else [y for _, y in plot.series]
+    return [value for part in parts for value in part]
+
+
 def _in_words(plot: Plot) -> str:
     """Returns what a figure shows, for those who cannot see it; names are escaped where it is used."""
     if isinstance(plot, Cloud):
@@ -190,7 +217,7 @@ def _in_words(plot: Plot) -> str:
     lines = [(c.name, c.y) for c in plot.curves] if isinstance(plot, Curves) else list(plot.series)
     words = []
     for name, values in lines:
-        drawn = [value for value in values if value is not None and _drawable(value)]
+        drawn = [value for value in values if value is not None and drawable(value)]
         if drawn:
             ends = (drawn[0], drawn[-1]) if isinstance(plot, Curves) else (min(drawn), max(drawn))
             words.append(f"{name}: from {ends[0]:.4g} to {ends[1]:.4g}.")
@@ -224,7 +251,7 @@ def _figure(plot: Plot, title: bool = False, below: float = 0.0) -> tuple[Figure
     height += 0.2 * max(len(lines) - 1, 0)
     top, bottom = (0.22 + 0.2 * len(lines) if title else 0.12), 0.52 + below
     left, right = (0.78, 0.12) if not isinstance(plot, Heat) else (0.62, 0.9)
-    if isinstance(plot, Bars) and _turned(names := _ticks(plot)):
+    if isinstance(plot, Bars) and _written(names := _ticks(plot))[1]:
         longest = max(map(len, names))
         bottom += 0.035 * longest
         left = max(left, 0.06 * longest)
@@ -239,7 +266,7 @@ def _figure(plot: Plot, title: bool = False, below: float = 0.0) -> tuple[Figure
     axes.tick_params(length=0)
     axes.set_axisbelow(True)
     if title:
-        figure.text(0.02, 1 - 0.1 / height, "\n".join(lines), color=_STAND_IN.ink, va="top", parse_math=False)
+        figure.text(0.02, 1 - 0.1 / height, "\n".join(lines), color=STAND_IN.ink, va="top", parse_math=False)
     return figure, axes
 
 
@@ -256,16 +283,16 @@ def _draw(axes: Axes, plot: Plot) -> None:
 
 def _draw_curves(axes: Axes, plot: Curves) -> None:
     if plot.diagonal:
-        axes.plot([0, 1], [0, 1], color=_STAND_IN.grid, linewidth=1.2)
+        axes.plot([0, 1], [0, 1], color=STAND_IN.grid, linewidth=1.2)
     for i, curve in enumerate(plot.curves):
         (drawn,) = axes.plot(
-            curve.x, _gaps(curve.y), color=_STAND_IN.series[i % len(_STAND_IN.series)], linewidth=1.8
+            curve.x, gaps(curve.y), color=STAND_IN.series[i % len(STAND_IN.series)], linewidth=1.8
         )
         if (pattern := DASHES[i % len(DASHES)])[0] is not None:
             drawn.set_dashes([length for length in pattern if length is not None])
         if len(curve.x) <= 15:
             drawn.set(marker="D" if len(curve.x) == 1 else "o", markersize=7 if len(curve.x) == 1 else 4)
-    values = [v for curve in plot.curves for v in curve.y if v is not None and _drawable(v)]
+    values = [value for value in _values(plot) if value is not None and drawable(value)]
     if plot.logarithmic and values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_minor_locator(MaxNLocator(1))
@@ -284,14 +311,16 @@ def _draw_bars(axes: Axes, plot: Bars) -> None:
     width = 0.8 / max(len(plot.series), 1)
     for i, (_, values) in enumerate(plot.series):
         places = [c + (i - (len(plot.series) - 1) / 2) * width for c in range(len(plot.categories))]
-        axes.bar(places, _gaps(values), width * 0.92, color=_STAND_IN.series[i % len(_STAND_IN.series)])
+        axes.bar(places, gaps(values), width * 0.92, color=STAND_IN.series[i % len(STAND_IN.series)])
     names = _ticks(plot)
-    turned = 30 if _turned(names) else 0
-    step = -(-len(names) // 24)
+    step, turned = _written(names)
     axes.set_xticks(
-        range(0, len(names), step), names[::step], rotation=turned, ha="right" if turned else "center"
+        range(0, len(names), step),
+        names[::step],
+        rotation=30 if turned else 0,
+        ha="right" if turned else "center",
     )
-    axes.axhline(0, color=_STAND_IN.grid, linewidth=1)
+    axes.axhline(0, color=STAND_IN.grid, linewidth=1)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(_short))
     axes.set_ylabel(plot.y_label)
@@ -302,17 +331,21 @@ def _short(value: float, _position: int | None = None) -> str:
     """Returns a tick's number; thousands and millions by their letter, so that it fits."""
     for unit, letter in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= unit:
-            return _tick(value / (1e3 if letter == "k" else 1e6)) + letter
-    return _tick(value)
+            return tick(value / (1e3 if letter == "k" else 1e6)) + letter
+    return tick(value)
 
 
 def _ticks(plot: Bars) -> list[str]:
     return [plain(name, str(c)) for c, name in enumerate(plot.categories)]
 
 
-def _turned(names: Sequence[str]) -> bool:
-    """Returns whether names are too long to stand side by side."""
-    return len(names) * max(map(len, names), default=0) > 48
+def _written(names: Sequence[str]) -> tuple[int, bool]:
+    """Returns that every so-manieth name is written, and whether turned, since they are too long side by side."""
+    room = UPRIGHT // max(map(len, names), default=UPRIGHT)
+    if len(names) <= max(room, ALL):
+        return 1, len(names) > room
+    most, turned = (room, False) if room > TURNED // 2 else (TURNED, True)
+    return -(-len(names) // most), turned
 
 
 def _draw_cloud(axes: Axes, plot: Cloud) -> None:
@@ -333,12 +366,12 @@ def _draw_cloud(axes: Axes, plot: Cloud) -> None:
                     "*",
                     color=colour,
                     markersize=13,
-                    markeredgecolor=_STAND_IN.ink,
+                    markeredgecolor=STAND_IN.ink,
                     markeredgewidth=0.8,
                 )
     axes.set_aspect("equal", adjustable="datalim")
     if plot.axes:
-        axes.plot([0], [0], "+", color=_STAND_IN.ink, markersize=9)
+        axes.plot([0], [0], "+", color=STAND_IN.ink, markersize=9)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(5))
             axis.set_major_formatter(FuncFormatter(_short))
@@ -371,10 +404,10 @@ def _entries(plot: Plot) -> Iterator[tuple[str, str, str, bool]]:
         for i, curve in enumerate(plot.curves):
             pattern = DASHES[i % len(DASHES)]
             dash = "none" if pattern[0] is None else " ".join(f"{2 * n:g}" for n in pattern if n)
-            yield curve.name, _STAND_IN.series[i % len(_STAND_IN.series)], dash, len(curve.x) == 1
+            yield curve.name, STAND_IN.series[i % len(STAND_IN.series)], dash, len(curve.x) == 1
     elif isinstance(plot, Bars):
         for i, (name, _) in enumerate(plot.series):
-            yield name, _STAND_IN.series[i % len(_STAND_IN.series)], "none", True
+            yield name, STAND_IN.series[i % len(STAND_IN.series)], "none", True
     elif isinstance(plot, Cloud) and len(plot.classes) <= MOST_NAMED:
         for c, name in enumerate(plot.classes):
             yield name, class_colour(c, len(plot.classes)), "none", True
@@ -395,7 +428,7 @@ def _legend(axes: Axes, plot: Plot, entries: Sequence[tuple[str, str, str, bool]
         ncols=min(len(handles), columns),
         fontsize=9,
         frameon=False,
-        labelcolor=_STAND_IN.ink,
+        labelcolor=STAND_IN.ink,
     )
 
 

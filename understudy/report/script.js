@@ -97,7 +97,7 @@
       at = Math.min(Math.max(index, 0), epochs.length - 1);
       const epoch = epochs[at];
       const head = document.createElement("b");
-      head.textContent = `epoch ${epoch}`;
+      head.textContent = chart.names[epoch] ?? `${chart.axis} ${say(epoch)}`;
       const rows = chart.lines.flatMap((line) => {
         const point = line.points.find(([x]) => x === epoch);
         return point ? [entry(line, point[1])] : [];

@@ -14,6 +14,7 @@ from understudy.methods.logits import LogitMethod
 from understudy.methods.method import Method
 from understudy.metrics.segmentation import mean_iou, pixel_accuracy, pixel_confusion
 from understudy.tasks.task import BOXES_ONLY, Plain
+from understudy.widest import widen
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Segmentation(Plain):
         )
 
     def density(self, target: Tensor, num_classes: int) -> Tensor | None:
-        """Returns the mean number of pixels an image that are not ignored, 0-d float64.
+        """Returns the mean number of pixels an image that are not ignored, 0-d in the widest type.
 
         Raises:
             ValueError: the target is not int64 of shape ``(B, H, W)``, or (on CPU, in eager mode) has other numbers
@@ -66,7 +67,7 @@ class Segmentation(Plain):
                     f"masks must hold class numbers below {num_classes}, or {IGNORE} for what is ignored, got "
                     f"{highest}. Check the labels or the number of classes"
                 )
-        return counted.sum().double() / max(len(target), 1)
+        return widen(counted.sum()) / max(len(target), 1)
 
     def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns -1 for every pixel: it has no label, and terms that need none learn from it."""

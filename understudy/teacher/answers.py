@@ -116,7 +116,8 @@ class Answers:
         for start in range(0, max(len(keys), 1), size):
             part = keys[start : start + size]
             answers, usable = table.read(part)
-            answers = answers.to(self.blocks.source.device, non_blocking=True)
+            place = self.blocks.source.device
+            answers = answers.to(place, non_blocking=place.type == "cuda")  # elsewhere that is not safe
             count = int((missing < start + len(part)).sum())
             while len(learnt) < count:
                 block = missing[len(learnt) : len(learnt) + size]

@@ -18,6 +18,7 @@ from understudy.teacher.layout import STORABLE, Layout, TableDtype, columns, exa
 from understudy.teacher.memory import MemoryTable, Table
 from understudy.teacher.source import ViewSource
 from understudy.teacher.table import ViewTable
+from understudy.widest import has_float64
 
 _SAMPLE = 8  # images to see what the teacher shows
 
@@ -27,7 +28,7 @@ class Images:
     """The training images as they are shown."""
 
     image_set: ImageSet
-    """On the device where the teacher runs."""
+    """On the device where the teacher runs, or on the host for one without float64."""
     augment: Augment
     mean: Sequence[float]
     std: Sequence[float]
@@ -49,6 +50,7 @@ def view_source(module: nn.Module, images: Images) -> ViewSource:
         images.std,
         dtype=like.dtype,
         memory_format=images.memory_format,
+        device=None if has_float64(like.device) else like.device,  # whose images are on the host
     )
 
 

@@ -30,12 +30,12 @@ def auto_table(
         fingerprint: what the answers belong to; it names the table within ``folder``.
         folder: where tables lie, side by side; it need not exist.
         epochs: of a run.
-        runs: how many of them will share the table (the arms and seeds of a study).
+        runs: how many share the table, this one counted; they show the same views in the same epochs (a study's do).
     """
     path = table_path(folder, fingerprint)
     if (path / META).exists():
         return path, f"the teacher's answers are kept in {path}"
-    hits = expected_hits(epochs * runs, layout.views)
+    hits = expected_hits(epochs, layout.views, runs)
     if hits < MIN_HITS:
         return (
             None,
@@ -59,16 +59,20 @@ def table_path(folder: Path, fingerprint: Fingerprint) -> Path:
     return folder / fingerprint.digest[:16]
 
 
-def expected_hits(epochs: int, views: int) -> float:
+def expected_hits(epochs: int, views: int, runs: int = 1) -> float:
     """Returns the share of answers that are there already over so many epochs, from an empty table on.
 
     Every epoch draws one of the views of each image, evenly: ``views * (1 - (1 - 1 / views)^epochs)`` are distinct.
+    Every other run of the same views finds all of its answers there.
 
     Example:
         >>> from understudy.teacher.auto import expected_hits
         >>> round(expected_hits(240, 162), 3), round(expected_hits(5 * 240, 162), 3)
         (0.478, 0.865)
+        >>> round(expected_hits(240, 162, runs=5), 3)
+        0.896
     """
     if views == 1:
-        return 1 - 1 / epochs
-    return 1 + views * math.expm1(epochs * math.log1p(-1 / views)) / epochs  # exact for any number of views
+        return 1 - 1 / (epochs * runs)
+    distinct = -views * math.expm1(epochs * math.log1p(-1 / views))  # exact for any number of views
+    return 1 - distinct / (epochs * runs)

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from understudy.interface import Network
 from understudy.taps import Taps, ask, without_hooks
+from understudy.widest import widen, widest
 
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -42,7 +43,8 @@ def fold_batch_norms(network: Network, example: Tensor) -> Folding:
     """Returns the network with every batch norm folded that is the only reader of the layer in front of it.
 
     With the running statistics μ, v a batch norm in eval mode is ``s * x + (β - s * μ)``, ``s = γ / sqrt(v + ε)``,
-    so the layer's weight becomes ``s * W`` and its bias ``s * (b - μ) + β``; both are computed in float64.
+    so the layer's weight becomes ``s * W`` and its bias ``s * (b - μ) + β``; both are computed in float64 (on a device
+    that has it).
 
     What flows where is seen in a dry run on random numbers: the norm's input must be the very tensor that the layer
     returned, and nothing else may read it, no role show it. Layers that run twice, share a parameter, carry hooks or
@@ -92,7 +94,7 @@ def _check(network: Network, pairs: list[tuple[str, str]], example: Tensor) -> t
     """Returns how far a folded network is from the plain one, and how far it may be."""
     plain = _copied(network)
     try:
-        plain.module.double()
+        plain.module.to(widest(example.device))
         images = _noise(plain.module, example)
         expected = _run(plain, images)
     except RuntimeError:  # a forward with numbers of a fixed type
@@ -111,7 +113,7 @@ def _run(network: Network, images: Tensor) -> dict[str, Tensor]:
     """Returns all roles, as copies: the caller may change the network and run it again."""
     with Taps(network, tuple(network.shapes)) as taps, torch.no_grad():
         shown = taps.collect(ask(network, images))
-    return {role: tensor.double().clone() for role, tensor in shown.items()}
+    return {role: widen(tensor).clone() for role, tensor in shown.items()}
 
 
 def _folded(network: Network, pairs: list[tuple[str, str]]) -> Network:
@@ -127,18 +129,14 @@ def _folded(network: Network, pairs: list[tuple[str, str]]) -> Network:
 
 def _fold(layer: Any, norm: Any) -> None:
     weight = layer.weight.detach()
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (widen(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    bias = (
-        -norm.running_mean.double()
-        if layer.bias is None
-        else layer.bias.detach().double() - norm.running_mean
-    )
+        scale = scale * widen(norm.weight.detach())
+    bias = -widen(norm.running_mean) if layer.bias is None else widen(layer.bias.detach()) - norm.running_mean
     bias = bias * scale
     if norm.bias is not None:
-        bias = bias + norm.bias.detach().double()
-    wide = weight.double() * scale.reshape(-1, *[1] * (weight.dim() - 1))
+        bias = bias + widen(norm.bias.detach())
+    wide = widen(weight) * scale.reshape(-1, *[1] * (weight.dim() - 1))
     layer.weight = nn.Parameter(wide.to(weight.dtype), requires_grad=False)  # keeps channels-last
     layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=False)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from understudy.teacher.layout import DTYPES, Layout
 from understudy.teacher.table import ViewTable
+from understudy.widest import exact_place
 
 _SHARE = 0.5  # of the memory that is free (GPU) or built in (host)
 
@@ -32,6 +33,7 @@ class MemoryTable:
         size = layout.rows * layout.row_bytes
         if device.type == "cuda" and size > _SHARE * torch.cuda.mem_get_info(device)[0]:
             device = torch.device("cpu")
+        device = exact_place(device)
         if device.type == "cpu" and size > _SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
             raise ValueError(
                 f"a table in memory must fit into half of it, got {size / 2**30:.1f} GiB. "

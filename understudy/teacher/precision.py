@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from understudy.clock import clock
+from understudy.widest import widen
 
 MAX_DEVIATION = 0.1
 """Largest error of any logit in bf16, in units of the logits' spread; about 0.02 is usual, a wrong kernel gives 1."""
@@ -78,7 +80,7 @@ def compare_logits(reference: Tensor, tried: Tensor) -> tuple[float, float]:
     kept = (tried.argmax(1) == reference.argmax(1)) | (top[:, 0] - top[:, -1] <= 2 * error)
     if not bool(torch.isfinite(error)):
         return float("inf"), 0.0
-    return float(error / spread.clamp_min(1e-30)), float(kept.double().mean())
+    return float(error / spread.clamp_min(1e-30)), float(widen(kept).mean())
 
 
 def measure_speedup(slow: Callable[[], object], fast: Callable[[], object], device: torch.device) -> float:
@@ -86,18 +88,12 @@ def measure_speedup(slow: Callable[[], object], fast: Callable[[], object], devi
     best = [float("inf"), float("inf")]
     for number in range(_ROUNDS + 1):
         for k, run in enumerate((slow, fast)):
-            began = _clock(device)
+            began = clock(device)
             run()
-            took = _clock(device) - began
+            took = clock(device) - began
             if number > 0:
                 best[k] = min(best[k], took)
     return best[0] / max(best[1], 1e-9)
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _logits(module: nn.Module, images: Tensor, half: bool) -> Tensor:

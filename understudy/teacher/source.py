@@ -16,12 +16,13 @@ class ViewSource:
     """Renders views of a resident set; the same pixels as :class:`understudy.data.loader.TrainLoader` shows.
 
     Args:
-        image_set: the training images, on the device where the teacher runs.
+        image_set: the training images, on the device where the teacher runs, or on the host.
         augment: their views.
         mean: of every channel, in units of the full range (0 to 1).
         std: likewise.
         dtype: of the result: that of the teacher's weights.
         memory_format: of the result.
+        device: where the teacher runs; by default where the images lie.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class ViewSource:
         *,
         dtype: torch.dtype = torch.float32,
         memory_format: torch.memory_format = torch.contiguous_format,
+        device: torch.device | None = None,
     ) -> None:
         self.image_set, self.augment = image_set, augment
+        self.device = image_set.device if device is None else device
+        """Where the result is."""
         self.mean, self.std = tuple(mean), tuple(std)
         self.dtype, self.memory_format = dtype, memory_format
         self._mean = torch.tensor(self.mean, dtype=torch.float32, device=image_set.device)
@@ -43,11 +47,6 @@ class ViewSource:
     def __len__(self) -> int:
         return len(self.image_set)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the images lie."""
-        return self.image_set.device
-
     def images(self, rows: Tensor, view: Tensor) -> Tensor:
         """Returns one view each of some images ``(B, C, H, W)``, normalised.
 
@@ -55,20 +54,22 @@ class ViewSource:
             rows: positions in the set ``(B,)`` int64.
             view: number of the view ``(B,)`` int64.
         """
-        rows, images = rows.to(self.device), self.image_set.images
+        images, place = self.image_set.images, self.image_set.device
+        rows = rows.to(place)
         here = rows
         if isinstance(images, Undecoded):
-            images, here = images.index_select(0, rows), torch.arange(len(rows), device=self.device)
-        return self.augment.render(
+            images, here = images.index_select(0, rows), torch.arange(len(rows), device=place)
+        rendered = self.augment.render(
             images,
             here,
-            view.to(self.device),
+            view.to(place),
             self._mean,
             self._std,
             self.dtype,
             self.memory_format,
             place=rows,
         )
+        return rendered.to(self.device)
 
     def sample(self, count: int) -> Tensor:
         """Returns up to ``count`` images, evenly spread over the set and over the views."""

@@ -136,8 +136,8 @@ def verify(table: Table, blocks: Blocks, *, sample: int = 1024, seed: int = 0) -
     for part in keys.split(blocks.size):
         if len(part) == 0:
             continue
-        stored = table.read(part)[0].double().cpu()
-        fresh = blocks(*table.layout.pairs(part)).double().cpu()
+        stored = table.read(part)[0].cpu().double()
+        fresh = blocks(*table.layout.pairs(part)).cpu().double()
         deviation = (stored - fresh).abs().amax(1) / fresh.abs().amax(1).clamp_min(1e-30)
         worst = max(worst, float(deviation.max()))
         wrong += int((deviation > limit).sum())

@@ -37,7 +37,7 @@ def average_precision(logits: Tensor, target: Tensor) -> Tensor:
         [0.8333333333333333, nan]
     """
     check_multilabel(logits, target)
-    scores, wanted = logits.double().cpu().numpy(), target.cpu().numpy()
+    scores, wanted = logits.cpu().double().numpy(), target.cpu().numpy()
     if np.isnan(scores).any():
         raise ValueError("logits must be numbers, got NaN. Look for where the training went wrong")
     found = torch.full((logits.shape[1],), float("nan"), dtype=torch.float64)

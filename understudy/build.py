@@ -105,7 +105,7 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0][:120]
         raise ValueError(f"train.device must be on this machine, got {name!r} ({reason}). Use auto") from None
 
 

@@ -341,9 +341,10 @@ def _ticks(plot: Bars) -> list[str]:
 
 def _written(names: Sequence[str]) -> tuple[int, bool]:
     """Returns that every so-manieth name is written, and whether turned, since they are too long side by side."""
-    room = UPRIGHT // max(map(len, names), default=UPRIGHT)
-    if len(names) <= max(room, ALL):
-        return 1, len(names) > room
+    longest = max(map(len, names), default=UPRIGHT)
+    if len(names) * longest <= UPRIGHT or len(names) <= ALL:
+        return 1, len(names) * longest > UPRIGHT
+    room = UPRIGHT // (longest + 2)
     most, turned = (room, False) if room > TURNED // 2 else (TURNED, True)
     return -(-len(names) // most), turned
 

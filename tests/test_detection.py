@@ -192,6 +192,7 @@ def test_damaged_boxes_are_one_line(runs, tmp_path, rows):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_study_is_judged_by_the_score_it_names(folder, runs, tmp_path):
     alone, _, _ = runs
     changes = {

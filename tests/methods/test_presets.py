@@ -22,7 +22,7 @@ def test_every_pair_of_every_preset_builds():
     pairs = [
         (name, dataset, pair)
         for name, entry in _PUBLISHED.items()
-        for dataset in ("cifar100", "imagenet")
+        for dataset in ("cifar100", "imagenet", "coco")
         for pair in entry.get(dataset, {}).get("pairs", ())
     ]
     assert len(pairs) > 50

@@ -22,7 +22,8 @@ EQUAL_WIDTHS = {"fsp", "kdsvd"}
 
 def term_lists():
     """Every method beside cross-entropy, and the settings that change what it needs of other processes."""
-    lists = {name: [{"name": name, **SETTINGS.get(name, {})}] for name in us.METHODS if name != "ce"}
+    of_images = [name for name, method in us.METHODS.items() if name != "ce" and not method.needs_boxes]
+    lists = {name: [{"name": name, **SETTINGS.get(name, {})}] for name in of_images}
     for name in ("cosine", "dino", "feature_l2", "infonce"):
         lists[f"{name}, balanced"] = [{"name": name, "class_balanced": True}]
     lists["dist, rows only"] = [{"name": "dist", "gamma": 0.0}]

@@ -1,12 +1,14 @@
 """What `understudy bench` says of a config."""
 
+import importlib
 import json
 
 import pytest
 import torch
 
-from understudy import bench as module
 from understudy.bench import PARTS, Stopwatch, bench, describe
+
+module = importlib.import_module("understudy.bench")  # the package's own name is the function
 
 
 @pytest.fixture(autouse=True)

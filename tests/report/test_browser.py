@@ -155,6 +155,7 @@ def test_the_theme_follows_the_system_and_the_button(visit, address):
     light.click("#theme")
     assert ground(light) == ground(dark)
     assert light.inner_text("#theme") == "Light theme"
+    light.wait_for_timeout(500)  # what is stored reaches the disk's process a little later
     light.reload()
     assert ground(light) == ground(dark), "the choice is remembered"
     light.click("#theme")

@@ -1,6 +1,8 @@
 import json
 import math
 import multiprocessing as mp
+import subprocess
+import sys
 
 import pytest
 
@@ -50,5 +52,21 @@ def test_a_second_process_is_refused_and_the_lock_dies_with_its_owner(tmp_path):
         pass
     owner.kill()
     owner.join()
+    with locked(tmp_path):
+        pass
+
+
+def test_what_a_killed_owner_leaves_behind_is_waited_for(tmp_path):
+    """A process that decodes images has the lock from its run, and outlives it by a moment."""
+    script = (
+        "import os, sys, time; from pathlib import Path; from understudy.files import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0: time.sleep(1); os._exit(0)\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert killed.returncode == -9
+    with pytest.raises(ValueError, match="second process"), locked(tmp_path, patience=0):
+        pass
     with locked(tmp_path):
         pass

@@ -6,10 +6,14 @@ import fcntl
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
+
+PATIENCE = 3.0
+"""Seconds to wait for the lock of a run folder."""
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -94,22 +98,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
     """Holds a run folder for this process; the lock dies with its owner, however it ends.
+
+    Args:
+        folder: of the run; made if it is not there.
+        patience: seconds to wait for whoever holds it. The processes that decode a run's images have its lock from it,
+            and end a moment after a run that was killed.
 
     Raises:
         ValueError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        last = time.monotonic() + patience
+        while not _taken(file):
+            if time.monotonic() < last:
+                time.sleep(0.05)
+                continue
             raise ValueError(
                 f"an output folder must have one writer, got a second process on {folder}. "
                 "Wait for the other run or choose another output="
-            ) from None
+            )
         yield
+
+
+def _taken(file: TextIO) -> bool:
+    """Returns whether the lock is ours now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

@@ -189,7 +189,7 @@ def is_held(folder: Path) -> bool:
     if not folder.exists():
         return False
     try:
-        with locked(folder):
+        with locked(folder, patience=0):
             return False
     except ValueError:
         return True

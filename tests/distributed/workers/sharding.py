@@ -1,6 +1,7 @@
 """Divided students and teachers beside whole ones: `sharding.py FOLDER`; writes FOLDER/found-RANK.json."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -202,3 +203,4 @@ def work(folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     work(Path(sys.argv[1]))
+    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself

@@ -129,13 +129,9 @@ def _check_narrow(config: Config, device: torch.device) -> None:
             )
 
 
-def memory_format(train: TrainConfig) -> torch.memory_format:
-    """Returns how images and weights lie in memory; on MPS as usual, since channels-last has not been tried there.
-
-    Args:
-        train: with the device chosen.
-    """
-    if train.channels_last and has_float64(torch.device(train.device)):
+def memory_format(train: TrainConfig, device: torch.device) -> torch.memory_format:
+    """Returns how images and weights lie in memory; on MPS as usual, since channels-last has not been tried there."""
+    if train.channels_last and has_float64(device):
         return torch.channels_last
     return torch.contiguous_format
 
@@ -195,9 +191,9 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     for name, guide in guides.items():
         if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
             notes.append(f"{name} has no weights and answers at random; give it weights:")
-    if config.train.channels_last and has_float64(device):
+    if (form := memory_format(config.train, device)) != torch.contiguous_format:
         for module in (student, *teachers.values()):
-            module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            module.to(memory_format=form)  # pyright: ignore[reportCallIssue]
     distiller = Distiller(
         student,
         teachers,
@@ -463,7 +459,7 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         rank=ranks.rank,
         world=ranks.world,
         parts=train.accumulate,
-        memory_format=memory_format(train),
+        memory_format=memory_format(train, device),
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
@@ -500,7 +496,7 @@ def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLo
         mean=data.mean,
         std=data.std,
         device=device,
-        memory_format=memory_format(train),
+        memory_format=memory_format(train, device),
     )
 
 

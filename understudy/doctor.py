@@ -128,20 +128,12 @@ def _data(built: Built) -> Finding:
     labelled = data.train.targets[data.train.targets >= 0]
     counts = labelled.bincount(minlength=data.num_classes)
     figures = {"images": len(data.train), "classes": data.num_classes, "labelled": len(labelled)}
-    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max())}
     if len(labelled) < len(data.train):
         text += f"; {len(data.train) - len(labelled):,} without label"
-    if int(counts.min()) == 0:
-        missing = data.classes[int((counts == 0).nonzero()[0])]
-        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
+    uneven = None
     if int(counts.max()) >= 10 * int(counts.min()):
-        text += f"; classes of {int(counts.min()):,} to {int(counts.max()):,} images: very uneven"
-        return Finding("data", "warning", text, figures)
-    if data.test is None and data.val is None:
-        return Finding(
-            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
-        )
-    return Finding("data", "ok", text, figures)
+        uneven = f"classes of {int(counts.min()):,} to {int(counts.max()):,} images: very uneven"
+    return _weighed(data, counts, text, figures, warning=uneven)
 
 
 def _labels(data: Splits, train: MultiLabelSet) -> Finding:
@@ -154,18 +146,7 @@ def _labels(data: Splits, train: MultiLabelSet) -> Finding:
     )
     text += f"; {unknown:.1%} of the labels not known" * (unknown > 0)
     figures = {"images": len(train), "classes": train.num_classes, "unknown": unknown}
-    figures |= {"smallest_class": int(there.min()), "largest_class": int(there.max())}
-    if int(there.min()) == 0:
-        missing = train.classes[int(there.argmin())]
-        return Finding(
-            "data", "warning", f"{text}; none with class {missing!r}: it cannot be learned", figures
-        )
-    if data.test is None and data.val is None:
-        return Finding(
-            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
-        )
-    rarest = train.classes[int(there.argmin())]
-    return Finding("data", "ok", f"{text}; the rarest, {rarest}, is in {int(there.min()):,}", figures)
+    return _weighed(data, there, text, figures, rarest=f"is in {int(there.min()):,}")
 
 
 def _boxes(data: Splits, train: BoxSet) -> Finding:
@@ -175,20 +156,14 @@ def _boxes(data: Splits, train: BoxSet) -> Finding:
     empty = int((train.targets[..., 0] <= 0).all(dim=1).sum())
     text = f"{len(train):,} training images {height}×{width} with {int(counts.sum()):,} boxes, "
     text += f"{train.num_classes} classes"
-    figures = {"images": len(train), "classes": train.num_classes, "boxes": int(counts.sum())}
-    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max()), "without": empty}
     text += f"; {empty:,} images without any" if empty else ""
-    if int(counts.sum()) == 0:
-        return Finding("data", "error", f"{text}: there is nothing to learn. Check the annotations", figures)
-    if int(counts.min()) == 0:
-        missing = train.classes[int((counts == 0).nonzero()[0])]
-        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
-    if data.test is None and data.val is None:
-        return Finding(
-            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
-        )
-    rarest = train.classes[int(counts.argmin())]
-    return Finding("data", "ok", f"{text}; the rarest, {rarest}, has {int(counts.min()):,}", figures)
+    figures = {
+        "images": len(train),
+        "classes": train.num_classes,
+        "boxes": int(counts.sum()),
+        "without": empty,
+    }
+    return _weighed(data, counts, text, figures, rarest=f"has {int(counts.min()):,}", look_at="annotations")
 
 
 def _masks(data: Splits, train: MaskSet) -> Finding:
@@ -197,32 +172,51 @@ def _masks(data: Splits, train: MaskSet) -> Finding:
     counts = train.pixels_by_class
     labelled, pixels = int(counts.sum()), len(train) * height * width
     text = f"{len(train):,} training images {height}×{width} with masks, {train.num_classes} classes"
+    text += f"; {1 - labelled / pixels:.1%} of the pixels ignored"
     figures = {
         "images": len(train),
         "classes": train.num_classes,
         "labelled_pixels": labelled,
         "pixels": pixels,
     }
-    figures |= {"smallest_class": int(counts.min()), "largest_class": int(counts.max())}
-    text += f"; {1 - labelled / pixels:.1%} of the pixels ignored"
     empty = int((train.targets.flatten(1) == IGNORE).all(dim=1).sum())
-    if labelled == 0:
-        return Finding("data", "error", f"{text}: there is nothing to learn. Check the masks", figures)
+    warning = f"{empty:,} images without any label teach nothing" if empty else None
+    rarest = f"has {int(counts.min()) / max(labelled, 1):.2%}"
+    return _weighed(data, counts, text, figures, rarest=rarest, look_at="masks", warning=warning)
+
+
+def _weighed(
+    data: Splits,
+    counts: Tensor,
+    text: str,
+    figures: dict[str, Any],
+    *,
+    rarest: str = "",
+    look_at: str = "",
+    warning: str | None = None,
+) -> Finding:
+    """Returns what is found of training images, given how much of each class there is.
+
+    Args:
+        data: all images.
+        counts: of each class, ``(C,)``.
+        text: what they are.
+        figures: likewise.
+        rarest: what is said of the class of which there is least.
+        look_at: where to look if there is nothing of any class, which is an error then.
+        warning: what is wrong besides.
+    """
+    figures = figures | {"smallest_class": int(counts.min()), "largest_class": int(counts.max())}
+    least = data.classes[int(counts.argmin())]
+    if look_at and int(counts.sum()) == 0:
+        return Finding("data", "error", f"{text}: there is nothing to learn. Check the {look_at}", figures)
     if int(counts.min()) == 0:
-        missing = train.classes[int((counts == 0).nonzero()[0])]
-        return Finding("data", "warning", f"{text}; none of class {missing!r}: it cannot be learned", figures)
-    if empty:
-        return Finding(
-            "data", "warning", f"{text}; {empty:,} images without any label teach nothing", figures
-        )
-    if data.test is None and data.val is None:
-        return Finding(
-            "data", "warning", f"{text}; nothing to measure on: set data.test or data.val", figures
-        )
-    rarest = train.classes[int(counts.argmin())]
-    return Finding(
-        "data", "ok", f"{text}; the rarest, {rarest}, has {int(counts.min()) / labelled:.2%}", figures
-    )
+        return Finding("data", "warning", f"{text}; none of class {least!r}: it cannot be learned", figures)
+    if warning is None and data.test is None and data.val is None:
+        warning = "nothing to measure on: set data.test or data.val"
+    if warning is not None:
+        return Finding("data", "warning", f"{text}; {warning}", figures)
+    return Finding("data", "ok", text + f"; the rarest, {least}, {rarest}" * bool(rarest), figures)
 
 
 def _networks(built: Built) -> Iterator[Finding]:

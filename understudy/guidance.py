@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from understudy.build import Built, augmentation, memory_format
 from understudy.config import AUTO, Config, TeacherConfig
 from understudy.data.images import ImageSet
@@ -241,7 +243,8 @@ def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
 
 def _images(built: Built, image_set: ImageSet) -> Images:
     data, train = built.data, built.config.train
-    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, memory_format(train))
+    form = memory_format(train, torch.device(train.device))
+    return Images(image_set, augmentation(built.config.data, data), data.mean, data.std, form)
 
 
 def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None) -> Blocks:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from understudy.data.decode import check_some
 from understudy.data.images import ImageSet
 from understudy.data.views import PadCropFlip
 
@@ -36,10 +37,7 @@ class BoxSet(ImageSet):
             ValueError: there is no image, or the targets are no rows of objects.
         """
         del unlabelled
-        if len(self) == 0:
-            raise ValueError(
-                f"{self.name} must hold at least one image, got none. Check the path and its contents"
-            )
+        check_some(self.name, len(self))
         shape = tuple(self.targets.shape)
         if len(shape) != 3 or shape[::2] != (len(self), COLUMNS) or self.targets.dtype != torch.float32:
             raise ValueError(

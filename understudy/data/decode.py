@@ -164,14 +164,23 @@ class Stack:
         return torch.from_numpy(self._pixels)
 
 
+def check_some(name: str, count: int) -> None:
+    """Checks that a set has images.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if count == 0:
+        raise ValueError(f"{name} must hold at least one image, got none. Check the path and its contents")
+
+
 def check_form(name: str, count: int, image_size: int | None, channels: int) -> None:
     """Checks how images are to be decoded.
 
     Raises:
         ValueError: a number is out of range, or there is no image.
     """
-    if count == 0:
-        raise ValueError(f"{name} must hold at least one image, got none. Check the path and its contents")
+    check_some(name, count)
     if channels not in (1, 3):
         raise ValueError(f"data.channels must be 1 or 3, got {channels}. Choose grey or colour")
     if image_size is not None and image_size < 1:

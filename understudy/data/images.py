@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from understudy.data.decode import check_some
 from understudy.data.undecoded import Undecoded
 
 
@@ -101,10 +102,7 @@ class ImageSet:
         Raises:
             ValueError: there is no image, or a label is not a class number.
         """
-        if len(self) == 0:
-            raise ValueError(
-                f"{self.name} must hold at least one image, got none. Check the path and its contents"
-            )
+        check_some(self.name, len(self))
         lowest = -1 if unlabelled else 0
         wrong = ((self.targets < lowest) | (self.targets >= self.num_classes)).nonzero()
         if len(wrong) > 0:

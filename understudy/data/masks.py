@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from understudy.data.decode import decode
+from understudy.data.decode import check_some, decode
 from understudy.data.images import ImageSet
 from understudy.interface import IGNORE
 
@@ -32,10 +32,7 @@ class MaskSet(ImageSet):
             ValueError: there is no image, a mask has another size, or a pixel's value is no class number.
         """
         del unlabelled
-        if len(self) == 0:
-            raise ValueError(
-                f"{self.name} must hold at least one image, got none. Check the path and its contents"
-            )
+        check_some(self.name, len(self))
         if self.targets.shape != (len(self), *self.image_size) or self.targets.dtype != torch.uint8:
             raise ValueError(
                 f"masks of {self.name} must be uint8 of the images' size, got {self.targets.dtype} "
@@ -90,8 +87,7 @@ def read_pairs(
             images differ in size, or they take too much memory. The file is named.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if not pairs:
-        raise ValueError(f"{name} must hold at least one image, got none. Check the path and its contents")
+    check_some(name, len(pairs))
     height, width = size or _read_image(pairs[0].image).shape[1:]
     needed = len(pairs) * height * width * 4 / _GIB
     if needed > max_gib:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from understudy.data.decode import check_some
 from understudy.data.images import ImageSet
 
 _THERE, _ABSENT, _UNKNOWN = 1, 0, -1
@@ -33,10 +34,7 @@ class MultiLabelSet(ImageSet):
             ValueError: there is no image, no number for every class, another number than 1, 0 and -1, no class in any
                 image, or (unless ``unlabelled``) an image of which nothing is known.
         """
-        if len(self) == 0:
-            raise ValueError(
-                f"{self.name} must hold at least one image, got none. Check the path and its contents"
-            )
+        check_some(self.name, len(self))
         if self.targets.shape != (len(self), self.num_classes) or self.targets.dtype != torch.int8:
             raise ValueError(
                 f"labels of {self.name} must be int8 of shape ({len(self)}, {self.num_classes}), got "

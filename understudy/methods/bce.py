@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from understudy.interface import NonNegative, Outputs, Setup
-from understudy.methods.ce import widened
+from understudy.methods.ce import known_targets, one_a_class, widened
 from understudy.methods.logits import LogitMethod
 
 
@@ -43,15 +43,9 @@ class BinaryCrossEntropy(LogitMethod):
         Raises:
             ValueError: the training labels are not known, or there is not one weight a class.
         """
-        if self.pos_weight is None:
-            return self
-        weights = without_over_with(setup) if self.pos_weight == "auto" else self.pos_weight
-        if len(weights) != setup.num_classes:
-            raise ValueError(
-                f"bce.pos_weight must be one number for each of {setup.num_classes} classes, got {len(weights)}. "
-                "Set auto, or correct the list"
-            )
-        return replace(self, pos_weight=weights)
+        return replace(
+            self, pos_weight=one_a_class("bce.pos_weight", self.pos_weight, setup, without_over_with)
+        )
 
     def values(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
         """Returns the sum over the known classes of every sample.
@@ -78,11 +72,7 @@ def without_over_with(setup: Setup) -> tuple[float, ...]:
     Raises:
         ValueError: the training labels are not known.
     """
-    if setup.train_targets is None:
-        raise ValueError(
-            "bce.pos_weight: auto must know the training labels, got none. Give train_targets, or a list of weights"
-        )
-    targets = setup.train_targets
+    targets = known_targets("bce.pos_weight", setup)
     if targets.dim() > 2:  # masks: every pixel is a sample
         targets = targets.flatten().long()
     targets = targets if targets.dim() == 2 else targets[(targets >= 0) & (targets < setup.num_classes)]

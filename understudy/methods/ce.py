@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -33,14 +34,7 @@ class CrossEntropy(LogitMethod):
         Raises:
             ValueError: the training labels are not known, or there is not one weight a class.
         """
-        if self.class_weights is None:
-            return self
-        weights = balanced_weights(setup) if self.class_weights == "auto" else self.class_weights
-        if len(weights) != setup.num_classes:
-            raise ValueError(
-                f"ce.class_weights must be one number for each of {setup.num_classes} classes, got {len(weights)}. "
-                "Set auto, or correct the list"
-            )
+        weights = one_a_class("ce.class_weights", self.class_weights, setup, balanced_weights)
         return replace(self, class_weights=weights)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
@@ -68,17 +62,46 @@ def widened(logits: Tensor) -> Tensor:
     return logits.float() if logits.element_size() < 4 else logits
 
 
+def one_a_class(
+    key: str,
+    given: Literal["auto"] | tuple[float, ...] | None,
+    setup: Setup,
+    work_out: Callable[[Setup], tuple[float, ...]],
+) -> tuple[float, ...] | None:
+    """Returns a setting of one number a class, worked out from the training labels where it is ``auto``.
+
+    Raises:
+        ValueError: there is not one a class.
+    """
+    weights = work_out(setup) if given == "auto" else given
+    if weights is not None and len(weights) != setup.num_classes:
+        raise ValueError(
+            f"{key} must be one number for each of {setup.num_classes} classes, got {len(weights)}. "
+            "Set auto, or correct the list"
+        )
+    return weights
+
+
+def known_targets(key: str, setup: Setup) -> Tensor:
+    """Returns the training labels, which a setting that is ``auto`` needs.
+
+    Raises:
+        ValueError: they are not known.
+    """
+    if setup.train_targets is None:
+        raise ValueError(
+            f"{key}: auto must know the training labels, got none. Give train_targets, or a list of weights"
+        )
+    return setup.train_targets
+
+
 def balanced_weights(setup: Setup) -> tuple[float, ...]:
     r"""Returns :math:`w_c = N / (C\, n_c)` for N training images of which :math:`n_c` are of class c, 0 for none.
 
     Raises:
         ValueError: the training labels are not known.
     """
-    if setup.train_targets is None:
-        raise ValueError(
-            "ce.class_weights: auto must know the training labels, got none. Give train_targets, or a list of weights"
-        )
-    targets = setup.train_targets
+    targets = known_targets("ce.class_weights", setup)
     trained = targets[(targets >= 0) & (targets < setup.num_classes)]  # masks mark what is ignored by more
     counts = trained.bincount(minlength=setup.num_classes).tolist()
     present = sum(count > 0 for count in counts)

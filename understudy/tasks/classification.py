@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.interface import Batch, Outputs
 from understudy.methods.method import Method
 from understudy.tasks.task import BOXES_ONLY, Plain
 
@@ -38,25 +37,9 @@ class Classification(Plain):
         del num_classes
         return torch.full((len(images),), -1, device=images.device)
 
-    def loss(
-        self,
-        method: Method,
-        student: Outputs,
-        teacher: Outputs,
-        batch: Batch,
-        heads: nn.ModuleDict,
-        density: Tensor | None,
-    ) -> Tensor:
-        """Returns the method's loss."""
-        del density
-        return method.loss(student, teacher, batch, heads)
-
-    def tally(self, num_classes: int, device: torch.device) -> ImageTally:
+    def tally(self, num_classes: int, device: torch.device) -> ClassTally:
         """Returns counts of nothing yet."""
-        return ImageTally(
-            torch.zeros(2, dtype=torch.int64, device=device),
-            torch.zeros(num_classes, dtype=torch.int64, device=device),
-        )
+        return ClassTally.of_nothing(num_classes, device, "acc1")
 
     def agreement(self, ours: Tensor, theirs: Tensor, target: Tensor) -> Tensor:
         """Returns how many images get one class from both, and how many there are, ``(2,)`` int64."""
@@ -65,13 +48,21 @@ class Classification(Plain):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTally:
-    """Right answers, answers, and answers by class."""
+class ClassTally:
+    """Right answers, answers, and answers by class, of samples with one class each."""
 
     counts: Tensor
     """``(2,)`` correct, seen."""
     predicted: Tensor
     """``(C,)``."""
+    score: str
+    """What the share of right answers is called."""
+
+    @classmethod
+    def of_nothing(cls, num_classes: int, device: torch.device, score: str) -> ClassTally:
+        """Returns counts of nothing yet."""
+        counts, predicted = (torch.zeros(n, dtype=torch.int64, device=device) for n in (2, num_classes))
+        return cls(counts, predicted, score)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -80,17 +71,17 @@ class ImageTally:
 
     @torch.no_grad()
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Counts the answers ``(B, C)`` to a batch with labels ``(B,)``."""
-        predicted = logits.argmax(dim=1)
+        """Counts the answers ``(..., C)`` to samples with labels ``(...)``."""
+        predicted = logits.argmax(dim=-1)
         right = (predicted == target).sum()
-        self.counts.add_(torch.stack([right, torch.full_like(right, len(target))]))
-        self.predicted.index_add_(0, predicted, torch.ones_like(predicted))
+        self.counts.add_(torch.stack([right, torch.full_like(right, target.numel())]))
+        self.predicted.index_add_(0, predicted.flatten(), torch.ones_like(predicted).flatten())
 
     def judged(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns right answers, all answers, and those for each class."""
         return self.counts[0], self.counts[1], self.predicted
 
     def scores(self) -> dict[str, float]:
-        """Returns ``acc1`` in percent."""
+        """Returns the share of right answers in percent."""
         correct, seen = self.counts.tolist()
-        return {"acc1": 100.0 * correct / max(seen, 1)}
+        return {self.score: 100.0 * correct / max(seen, 1)}

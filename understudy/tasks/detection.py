@@ -12,6 +12,7 @@ from understudy.data.counter import Stream, random_bits
 from understudy.interface import Batch, Outputs
 from understudy.losses.boxes import box_loss, objectness_loss
 from understudy.methods.method import Method
+from understudy.tasks.classification import ClassTally
 
 PARTS = ("ce_class", "ce_box", "ce_objectness", "ce_proposal")
 """What the label's loss is the sum of: class and place of the proposals, and both of the anchors."""
@@ -132,49 +133,14 @@ class Detection:
             loss = loss + torch.stack([*_places(student).values()]).sum().to(loss.dtype)
         return loss
 
-    def tally(self, num_classes: int, device: torch.device) -> ProposalTally:
-        """Returns counts of nothing yet; ``num_classes`` has the background."""
-        return ProposalTally(
-            torch.zeros(2, dtype=torch.int64, device=device),
-            torch.zeros(num_classes, dtype=torch.int64, device=device),
-        )
+    def tally(self, num_classes: int, device: torch.device) -> ClassTally:
+        """Returns counts of nothing yet, of drawn proposals; ``num_classes`` has the background."""
+        return ClassTally.of_nothing(num_classes, device, self.watched)
 
     def agreement(self, ours: Tensor, theirs: Tensor, target: Tensor) -> Tensor:
         """Returns how many boxes get one class from both, and how many there are, ``(2,)`` int64."""
         same = (ours.argmax(dim=-1) == theirs.argmax(dim=-1)).sum()
         return torch.stack([same, torch.full_like(same, target.numel())])
-
-
-@dataclass(frozen=True, slots=True)
-class ProposalTally:
-    """Drawn proposals of which the class was right, all of them, and those by the class they were given."""
-
-    counts: Tensor
-    """``(2,)`` right, judged."""
-    predicted: Tensor
-    """``(K,)``, the background first."""
-
-    @property
-    def tensors(self) -> dict[str, Tensor]:
-        """The counts by name."""
-        return {"counts": self.counts, "predicted": self.predicted}
-
-    @torch.no_grad()
-    def add(self, logits: Tensor, target: Tensor) -> None:
-        """Counts the classes given to proposals ``(B, S, K)`` with labels ``(B, S)``."""
-        given = logits.argmax(dim=2)
-        right = (given == target).sum()
-        self.counts.add_(torch.stack([right, torch.full_like(right, target.numel())]))
-        self.predicted.index_add_(0, given.flatten(), torch.ones_like(given).flatten())
-
-    def judged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns right answers, all answers, and those for each class."""
-        return self.counts[0], self.counts[1], self.predicted
-
-    def scores(self) -> dict[str, float]:
-        """Returns ``box_acc``, the share of drawn proposals whose class is right, in percent."""
-        correct, seen = self.counts.tolist()
-        return {"box_acc": 100.0 * correct / max(seen, 1)}
 
 
 def _of_samples(method: Method) -> bool:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from understudy.interface import Batch, Outputs
 from understudy.methods.method import Method
 from understudy.metrics.multilabel import label_counts, micro_f1
 from understudy.tasks.task import BOXES_ONLY, Plain
@@ -58,19 +57,6 @@ class MultiLabel(Plain):
     def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns -1 for every class of every image."""
         return torch.full((len(images), num_classes), -1, device=images.device)
-
-    def loss(
-        self,
-        method: Method,
-        student: Outputs,
-        teacher: Outputs,
-        batch: Batch,
-        heads: nn.ModuleDict,
-        density: Tensor | None,
-    ) -> Tensor:
-        """Returns the method's loss."""
-        del density
-        return method.loss(student, teacher, batch, heads)
 
     def tally(self, num_classes: int, device: torch.device) -> LabelTally:
         """Returns counts of nothing yet."""

@@ -135,7 +135,10 @@ BOXES_ONLY = (
 
 
 class Plain:
-    """How networks are asked that are given images alone, and judged by the batch's own labels."""
+    """How networks are asked that are given images alone, and judged by the batch's own labels.
+
+    A loss is the method's.
+    """
 
     __slots__ = ()
     parts: ClassVar[tuple[str, ...]] = ()
@@ -159,3 +162,16 @@ class Plain:
         """Returns nothing: the label's loss is one."""
         del student
         return {}
+
+    def loss(
+        self,
+        method: Method,
+        student: Outputs,
+        teacher: Outputs,
+        batch: Batch,
+        heads: nn.ModuleDict,
+        density: Tensor | None,
+    ) -> Tensor:
+        """Returns the method's loss."""
+        del density
+        return method.loss(student, teacher, batch, heads)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 WORKERS = Path(__file__).parent / "workers"
 collect_ignore_glob = ["workers/*"]  # scripts, run as processes of their own
@@ -20,7 +21,9 @@ def worker():
     def load(name):
         spec = importlib.util.spec_from_file_location(f"worker_{name}", WORKERS / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.syspath_prepend(WORKERS)  # where a script finds the others
+            spec.loader.exec_module(module)
         return module
 
     return load
@@ -61,3 +64,34 @@ def processes():
         return said
 
     return run
+
+
+@pytest.fixture(scope="module")
+def steps_of(processes, tmp_path_factory):
+    """A function that returns what a worker script writes as one of ``world`` processes."""
+
+    def run(script, *arguments, world):
+        path = tmp_path_factory.mktemp("steps") / "found.pt"
+        processes(script, path, *arguments, world=world)
+        return torch.load(path)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def difference():
+    """A function that returns the largest difference of any tensor, as a share of its own largest entry.
+
+    Entries a million times smaller than the step's largest are rounding themselves (biases in front of batch norms).
+    """
+
+    def largest(ours, theirs):
+        assert ours.keys() == theirs.keys()
+        sizes = {name: float(value.double().abs().max()) for name, value in ours.items() if value.numel()}
+        floor = 1e-6 * max(sizes.values())
+        return max(
+            float((ours[n].double() - theirs[n].double()).abs().max()) / max(size, floor)
+            for n, size in sizes.items()
+        )
+
+    return largest

@@ -7,23 +7,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def found(processes, tmp_path_factory):
-    folder, steps = tmp_path_factory.mktemp("pixels"), {}
-    for world in (1, 2):
-        processes("pixels.py", folder / f"{world}.pt", world=world)
-        steps[world] = torch.load(folder / f"{world}.pt")
-    return steps
+def found(steps_of):
+    return {world: steps_of("pixels.py", world=world) for world in (1, 2)}
 
 
-def test_two_processes_take_the_step_of_one(found):
+def test_two_processes_take_the_step_of_one(found, difference):
     assert found[1].keys() == found[2].keys()
     for name in found[1].keys() - {"scores"}:
-        ours, theirs = found[1][name], found[2][name]
-        assert ours.keys() == theirs.keys(), name
-        largest = max(float(value.abs().max()) for value in ours.values())
-        for key, value in ours.items():
-            floor = max(float(value.abs().max()), 1e-6 * largest)  # smaller ones are rounding themselves
-            assert float((value - theirs[key]).abs().max()) < 1e-9 * floor, (name, key)
+        assert difference(found[1][name], found[2][name]) < 1e-9, name
 
 
 def test_scores_are_the_same_to_the_last_bit(found):

@@ -1,16 +1,11 @@
 """Writes the gradients of detection steps into a file: `boxes.py OUT`, as one of N processes."""
 
-import os
-import sys
-
 import torch
-from torch import nn
+from same import part, run, without_dropout
 
 import understudy as us
 from understudy.engine.distiller import Distiller
-from understudy.engine.distributed import Ranks
 from understudy.engine.evaluate import Shard
-from understudy.engine.launch import join
 from understudy.engine.measure import measure
 from understudy.interface import Batch
 
@@ -48,16 +43,7 @@ def distiller_of(losses, align):
     example = torch.zeros(2, 3, *SIZE)
     distiller = Distiller(student, teacher, losses, align=align, example=example).double()
     teacher.double()
-    for module in distiller.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    return distiller
-
-
-def part(columns, ranks):
-    size = len(columns[0])
-    rows = slice(size * ranks.rank // ranks.world, size * (ranks.rank + 1) // ranks.world)
-    return [column[rows] for column in columns]
+    return without_dropout(distiller)
 
 
 def step(distiller, columns, parts=1):
@@ -103,18 +89,5 @@ def scores(ranks):
     return {name: (m.scores, m.by_class) for name, m in found.items()}
 
 
-def main(path):
-    join(torch.device("cpu"))
-    ranks, results = Ranks(), {}
-    for name, values in all_steps():
-        bits = ranks.exchange([value.detach().numpy().tobytes() for value in values.values()])
-        assert all(others == bits[0] for others in bits), f"{name}: the processes differ"
-        results[name] = {key: value.detach().clone() for key, value in values.items()}
-    results["scores"] = scores(ranks)
-    if ranks.is_first:
-        torch.save(results, path)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
-    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself
+    run(all_steps, scores)

@@ -1,15 +1,12 @@
 """Writes the first step's gradients of many jobs into a file: `gradients.py OUT all|ALIGN`, as one of N processes."""
 
 import copy
-import os
 import sys
 
 import jobs
-import torch
+import same
 
 from understudy.engine.backward import Backward
-from understudy.engine.distributed import Ranks
-from understudy.engine.launch import join
 
 
 def all_steps(aligns):
@@ -50,17 +47,6 @@ def all_steps(aligns):
     yield "two parts", jobs.step(jobs.distiller_of(several, "backbone"), jobs.global_batch(20), parts=2)
 
 
-def main(path, aligns):
-    join(torch.device("cpu"))
-    ranks, results = Ranks(), {}
-    for name, values in all_steps(jobs.ALIGNS if aligns == "all" else (aligns,)):
-        bits = ranks.exchange([value.detach().numpy().tobytes() for value in values.values()])
-        assert all(others == bits[0] for others in bits), f"{name}: the processes differ"
-        results[name] = {key: value.detach().clone() for key, value in values.items()}
-    if ranks.is_first:
-        torch.save(results, path)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
-    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself
+    chosen = sys.argv[2]
+    same.run(lambda: all_steps(jobs.ALIGNS if chosen == "all" else (chosen,)))

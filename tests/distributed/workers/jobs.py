@@ -1,6 +1,7 @@
 """What the processes of these tests compute: losses, networks and batches, the same on any number of them."""
 
 import torch
+from same import part, without_dropout
 from torch import nn
 
 import understudy as us
@@ -54,9 +55,7 @@ def distiller_of(losses, align="feature", sync_bn=True):
         sync_bn=sync_bn,
     ).double()
     teacher.double()
-    for module in distiller.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # the own images' masks depend on the process; tested for themselves
+    without_dropout(distiller)
     if distiller.needs_prepare:
         distiller.prepare([global_batch(12)])
     return distiller
@@ -66,13 +65,6 @@ def global_batch(size):
     g = torch.Generator().manual_seed(2)
     index = torch.randperm(IMAGES, generator=g)[:size]
     return torch.randn(size, 3, SIZE, SIZE, generator=g, dtype=torch.float64), index % CLASSES, index
-
-
-def part(columns, ranks):
-    """This process's rows, as the loader cuts them."""
-    size = len(columns[0])
-    rows = slice(size * ranks.rank // ranks.world, size * (ranks.rank + 1) // ranks.world)
-    return [column[rows] for column in columns]
 
 
 def step(distiller, columns, epoch=0, parts=1):

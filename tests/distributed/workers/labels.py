@@ -1,15 +1,11 @@
 """Writes gradients and scores of images of several classes into a file: `labels.py OUT`, as one of N processes."""
 
-import os
-import sys
-
 import torch
+from same import part, run, without_dropout
 
 import understudy as us
 from understudy.engine.distiller import Distiller
-from understudy.engine.distributed import Ranks
 from understudy.engine.evaluate import Shard
-from understudy.engine.launch import join
 from understudy.engine.measure import measure
 from understudy.interface import Batch
 
@@ -28,12 +24,6 @@ def global_batch(size):
     return images, torch.randint(-1, 2, (size, CLASSES), generator=g)
 
 
-def part(columns, ranks):
-    size = len(columns[0])
-    rows = slice(size * ranks.rank // ranks.world, size * (ranks.rank + 1) // ranks.world)
-    return [column[rows] for column in columns]
-
-
 def distiller_of(losses, align):
     torch.manual_seed(0)
     student, teacher = us.create_model("cnn_tiny", CLASSES), us.create_model("cnn_small", CLASSES)
@@ -41,35 +31,30 @@ def distiller_of(losses, align):
     example = torch.zeros(2, 3, 16, 16)
     distiller = Distiller(student, teacher, losses, align=align, example=example, multilabel=True).double()
     teacher.double()
-    for module in distiller.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    return distiller
+    return without_dropout(distiller)
 
 
-def main(path):
-    join(CPU)
-    ranks, results = Ranks(), {}
+def all_steps():
     for label, losses in LOSSES.items():
         for align in ("none", "backbone"):
             distiller = distiller_of(losses, align)
-            out = distiller(*part(global_batch(7), ranks))
+            out = distiller(*part(global_batch(7), distiller.ranks))
             distiller.backward(out)
-            grads = {n: p.grad for n, p in distiller.named_parameters() if p.grad is not None}
-            results[f"{label} / {align}"] = grads
-    distiller = distiller_of(LOSSES["bce and dhkd"], "none").eval()
-    for size in (9, 1):  # of one image a process has none
+            found = {n: p.grad for n, p in distiller.named_parameters() if p.grad is not None}
+            yield f"{label} / {align}", found
+
+
+def scores(ranks):
+    """Those of sets that are divided among the processes; of one image a process has none."""
+    distiller, results = distiller_of(LOSSES["bce and dhkd"], "none").eval(), {}
+    for size in (9, 1):
         images, target = part(global_batch(size), ranks)
         batches = [Batch(images, target)] if len(images) else []
         networks = {"student": distiller.predict, "teacher": distiller.guides.predict}
         found = measure(distiller.task, networks, Shard(batches, ranks, CPU), CLASSES, CPU)
-        results[f"scores of {size}"] = {
-            n: (m.scores, m.samples, m.by_class, m.agreement) for n, m in found.items()
-        }
-    if ranks.is_first:
-        torch.save(results, path)
+        results[size] = {n: (m.scores, m.samples, m.by_class, m.agreement) for n, m in found.items()}
+    return results
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
-    os._exit(0)  # gloo's threads may abort an interpreter that ends by itself
+    run(all_steps, scores)

@@ -67,6 +67,12 @@ COMPARISONS: dict[str, Comparison] = {
         _library(warm=True, gradients__align="none"),
         ("<=", 1.80),
     ),
+    "align-twin": Comparison(
+        "DHKD, exact alignment by one vectorised pass / by two passes, warm",
+        _library(warm=True, gradients__align="backbone", gradients__twin=True),
+        _library(warm=True, gradients__align="backbone"),
+        None,
+    ),
     "align-feature": Comparison(
         "DHKD, feature alignment, warm / none, warm",
         _library(warm=True, gradients__align="feature"),

@@ -199,6 +199,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teachers,
         config.losses,
         align=config.gradients.align,
+        twin=config.gradients.twin,
         example=torch.zeros(2, data.channels, *_size_of_views(config.data, data), device=device),
         train_targets=targets_as_read(data),
         student_taps=config.student.taps,

@@ -244,6 +244,9 @@ class GradientsConfig(_Strict):
     """How label and teacher gradients are merged."""
 
     align: Align = "none"
+    twin: bool = False
+    """Whether both gradients come of one vectorised backward pass (``released``, ``backbone``, ``paper``): half the
+    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured."""
 
 
 class OptimizerConfig(_Strict):

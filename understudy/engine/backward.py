@@ -60,6 +60,8 @@ class Backward:
     ranks: Ranks
     shards: Shards | None = None
     """The student, where each process holds its rows; then ``align`` must be ``none``."""
+    twin: bool = False
+    """Whether both sides' gradients come of one vectorised pass, not of two passes one after another."""
     info: dict[str, Tensor] = field(default_factory=dict)
     """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
     _label: Gradients = field(default_factory=list)
@@ -114,8 +116,11 @@ class Backward:
             return _grad(out.loss * scale, parameters), nothing
         if self.align == "feature":
             return self._through_feature(out, scale), nothing
-        label = _grad(out.label_loss * scale, parameters, retain=True)
-        return label, _grad(out.guide_loss * scale, parameters)
+        sides = out.label_loss * scale, out.guide_loss * scale
+        if self.twin and all(side.requires_grad for side in sides):
+            return twin_gradients(*sides, parameters)
+        label = _grad(sides[0], parameters, retain=True)
+        return label, _grad(sides[1], parameters)
 
     def _through_feature(self, out: StepOutput, scale: float) -> Gradients:
         """One backward of L_1 + L_2 with λ·a_h added to the feature's cotangent, which is (1+λ)a_h + b_h there.
@@ -165,6 +170,48 @@ class Backward:
 
 def _grad(loss: Tensor, inputs: list[nn.Parameter] | list[Tensor], retain: bool = False) -> Gradients:
     return list(torch.autograd.grad(loss, inputs, retain_graph=retain, allow_unused=True))
+
+
+def twin_gradients(
+    label: Tensor, guide: Tensor, parameters: list[nn.Parameter]
+) -> tuple[Gradients, Gradients]:
+    """Returns the gradients of two losses by one backward pass over a pair of cotangents (``torch.vmap``).
+
+    The same as two passes up to rounding: every operation is launched once, on twice the data. Two passes as parallel
+    branches of one CUDA graph are no alternative, since autograd runs an operation's backward on the stream of its
+    forward, which both share.
+
+    Args:
+        label: 0-d.
+        guide: 0-d, of the same forward pass.
+        parameters: what to differentiate by.
+    """
+    losses = (label, guide)
+    pairs = [torch.zeros(2, dtype=loss.dtype, device=loss.device) for loss in losses]
+    for i, pair in enumerate(pairs):
+        pair[i].fill_(1.0)
+    both = torch.autograd.grad(losses, parameters, pairs, is_grads_batched=True, allow_unused=True)
+    reached = [
+        _leaves(loss) for loss in losses
+    ]  # a loss that does not reach a parameter leaves zeros, not None
+    first, second = (
+        [None if g is None or id(p) not in leaves else g[i] for p, g in zip(parameters, both, strict=True)]
+        for i, leaves in enumerate(reached)
+    )
+    return first, second
+
+
+def _leaves(loss: Tensor) -> set[int]:
+    """Returns the ids of the parameters that a loss depends on."""
+    seen, leaves, ahead = set(), set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            ahead += [before for before, _ in node.next_functions]
+            if (leaf := getattr(node, "variable", None)) is not None:
+                leaves.add(id(leaf))
+    return leaves
 
 
 def _add(held: Gradients, new: Gradients) -> Gradients:

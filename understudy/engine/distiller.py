@@ -44,6 +44,7 @@ class Distiller(nn.Module):
             learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
         align: how the gradients of labels and teacher are merged (docs/methods.md, Gradient alignment).
+        twin: whether the two gradients that ``align`` merges come of one vectorised backward pass, not of two.
         example: one image batch, for the dry run that finds the taps; by default zeros at 32×32.
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
@@ -82,6 +83,7 @@ class Distiller(nn.Module):
         losses: Iterable[Mapping[str, Any]] = ({"name": "ce"},),
         *,
         align: Align = "none",
+        twin: bool = False,
         example: Tensor | None = None,
         class_means: Tensor | None = None,
         train_targets: Tensor | None = None,
@@ -95,6 +97,11 @@ class Distiller(nn.Module):
         sharded_teachers: Iterable[str] = (),
     ) -> None:
         super().__init__()
+        if twin and align in ("none", "feature"):
+            raise ValueError(
+                f"gradients.twin must be false where gradients.align is {align}, which takes one backward pass. "
+                "Leave it out, or choose another alignment"
+            )
         terms = build_terms(losses)
         modules = by_name(teacher)
         check_teachers(terms, modules)
@@ -134,7 +141,7 @@ class Distiller(nn.Module):
         self._shards: Shards | None = None
         if shard and self.ranks.several:
             self._shards = self._divided(example.device)
-        self._backward = Backward(dict(self._trainable()), align, self.ranks, self._shards)
+        self._backward = Backward(dict(self._trainable()), align, self.ranks, self._shards, twin)
 
     def _object(self, term: Term) -> None:
         """Refuses a term that makes no sense of this task."""

@@ -47,6 +47,7 @@ from understudy.engine.measure import measure
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
+from understudy.interface import Batch
 from understudy.models import backbone_alone
 from understudy.widest import has_float64
 from understudy.worlds import read_student, read_teacher
@@ -466,6 +467,28 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
     )
     _check_smallest(built, loader)
     return loader
+
+
+@dataclass(frozen=True, slots=True)
+class FirstEpoch:
+    """All training images as the first epoch shows them, each once and unmixed, as often as one likes."""
+
+    built: Built
+    device: torch.device
+
+    def __iter__(self) -> Iterator[Batch]:
+        config, data = self.built.config, self.built.data
+        loader = TrainLoader(
+            data.train,
+            augmentation(config.data, data),
+            batch_size=config.train.batch_size,
+            seed=data_seed(config),
+            mean=data.mean,
+            std=data.std,
+            device=self.device,
+            memory_format=memory_format(config.train, self.device),
+        )
+        return loader.epoch(0)
 
 
 def _check_smallest(built: Built, loader: TrainLoader) -> None:

@@ -150,7 +150,9 @@ def guide(built: Built, name: str, images: ImageSet) -> Guidance | None:
     if not roles:
         return None
     divided = "the teacher is divided among the processes, who must ask it at once (teacher.shard)"
-    why = divided if name in guides.divided else asked_in_step(built.config)
+    by_batch = "the teacher's batch norms take the statistics of each batch (teacher_bn)"
+    why = by_batch if guides.by_batch(name) else divided if name in guides.divided else None
+    why = why or asked_in_step(built.config)
     if why is not None:
         if config.table not in (AUTO, OFF):
             raise ValueError(f"{key} must be off where {why}, got {config.table}. Set it to off")
@@ -188,7 +190,7 @@ def kept(losses: Iterable[Mapping[str, Any]]) -> frozenset[tuple[str | None, str
 
     Returns:
         pairs of a term's ``teacher:`` and ``logits`` or ``feature`` (from which logits follow); nobody is in it whom
-        no term asks, or who must show maps, since such a teacher is asked in every step.
+        no term asks, or who must show maps or see each batch, since such a teacher is asked in every step.
 
     Example:
         >>> from understudy.guidance import kept
@@ -196,10 +198,12 @@ def kept(losses: Iterable[Mapping[str, Any]]) -> frozenset[tuple[str | None, str
         (True, frozenset())
     """
     roles: dict[str | None, set[str]] = {}
-    for term in build_terms(losses):
+    terms = build_terms(losses)
+    for term in terms:
         if term.reads_teacher:
             roles.setdefault(term.teacher, set()).update(term.method.teacher_roles)
-    vectors = {name: read for name, read in roles.items() if can_answer_ahead(read)}
+    by_batch = {term.teacher for term in terms if term.method.teacher_by_batch}
+    vectors = {name: read for name, read in roles.items() if can_answer_ahead(read) and name not in by_batch}
     return frozenset((name, "feature" if "feature" in read else "logits") for name, read in vectors.items())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.build import Built, build, build_job, eval_batches
+from understudy.build import Built, FirstEpoch, build, build_job, eval_batches
 from understudy.config import Config, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
@@ -236,7 +236,8 @@ def _restore(job: Job, built: Built) -> None:
         job.distiller.share_state()
         if job.distiller.needs_prepare:
             job.console.say("one pass over the training images for what the terms must know of them")
-            job.distiller.prepare(eval_batches(built.data.train, built, job.device))
+            plain, shown = eval_batches(built.data.train, built, job.device), FirstEpoch(built, job.device)
+            job.distiller.prepare(plain, shown)
     if job.train.ema is not None:
         job.average = MovingAverage(job.distiller.live_state, job.train.ema, job.distiller.deployed_names())
     if state is not None:

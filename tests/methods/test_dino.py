@@ -66,6 +66,43 @@ def test_images_the_teacher_gets_wrong_may_be_left_out(name):
 
 
 @pytest.mark.parametrize("name", WITH_MEANS)
+def test_the_means_may_be_those_of_augmented_images_in_four_decimals(name):
+    images, target = data()
+    seen = images.flip(3) * 0.5
+    for augment in (False, True):
+        distiller = build(name, class_means_augment=augment)
+        distiller.prepare([(images, target)], [(seen, target)])
+        feature, _ = features(distiller, seen if augment else images)
+        expected = torch.stack([feature[target == k].mean(dim=0) for k in range(4)])
+        means = distiller.heads[name]["means"]()
+        torch.testing.assert_close(means, expected, atol=5.1e-5 if augment else 1e-6, rtol=0)
+        tenthousandths = means.double() * 10_000
+        rounded = bool((tenthousandths - tenthousandths.round()).abs().max() < 1e-2)
+        assert rounded == augment
+
+
+def test_a_run_averages_over_the_images_of_its_first_epoch(digits_config, monkeypatch):
+    prepared, stepped = [], []
+    prepare, forward = Distiller.prepare, Distiller.forward
+
+    def watched_prepare(self, batches, augmented=None):
+        prepared.extend((b.images, b.index, b.view) for b in augmented)
+        prepare(self, batches, augmented)
+
+    def watched_forward(self, images, targets, **given):
+        stepped.append((images, given["index"], given["view"]))
+        return forward(self, images, targets, **given)
+
+    monkeypatch.setattr(Distiller, "prepare", watched_prepare)
+    monkeypatch.setattr(Distiller, "forward", watched_forward)
+    losses = [{"name": "ce"}, {"name": "dino", "class_means_augment": True}]
+    us.distill({**digits_config, "losses": losses}, quiet=True, **{"train.epochs": 1})
+    assert len(prepared) == len(stepped) > 1
+    for ours, theirs in zip(prepared, stepped, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", WITH_MEANS)
 def test_the_teachers_classifier_may_stand_for_the_means(name):
     given = torch.randn(4, 64)
     distiller = build(name, means="classifier", class_means=given)

@@ -1,11 +1,15 @@
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
 
+import understudy as us
 from understudy.heads import MarginConnector
 from understudy.losses import ofd_margin
+from understudy.models import known_roles
+from understudy.taps import Taps, describe
 
 
 def overhaul(b, student, teacher, written_out):
@@ -84,3 +88,52 @@ def test_a_teacher_without_batch_norms_is_refused_by_name(bench, vit):
 def test_a_batch_norm_without_scale_gives_no_margin():
     with pytest.raises(ValueError, match="affine=False"):
         MarginConnector(3, nn.BatchNorm2d(4, affine=False))
+
+
+def by_the_batch(b):
+    """What the teacher shows with its batch norms in training mode, read by a copy."""
+    module = copy.deepcopy(b.distiller.setup.teacher.module)
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.train()
+    network = describe(module, b.images, known=known_roles(module))
+    with Taps(network, [*network.shapes]) as taps, torch.no_grad():
+        return taps.collect(module(b.images))
+
+
+def test_the_teachers_batch_norms_may_take_the_statistics_of_the_batch(bench, written_out):
+    b = bench("ofd", teacher_bn="batch")
+    before = {n: t.clone() for n, t in b.distiller.setup.teacher.module.state_dict().items()}
+    got = b.term()
+    expected = overhaul(b, b.shown()[0], by_the_batch(b), written_out)
+    torch.testing.assert_close(got, expected)
+    assert abs(float((got - bench("ofd").term()).detach())) > 1e-2
+    after = b.distiller.setup.teacher.module.state_dict()
+    assert all(torch.equal(tensor, after[n]) for n, tensor in before.items())
+    assert not any(m.training for m in b.distiller.setup.teacher.module.modules())
+
+
+def test_all_terms_then_see_the_same_answers_but_measurements_do_not(bench):
+    b = bench("ofd", teacher_bn="batch")
+    losses = [{"name": "ce"}, {"name": "ofd", "teacher_bn": "batch"}, {"name": "logit_mse"}]
+    distiller = us.Distiller(
+        b.distiller.student, b.distiller.setup.teacher.module, losses, example=b.images
+    ).double()
+    out = distiller(b.images, b.target)
+    theirs = by_the_batch(b)["logits"]
+    torch.testing.assert_close(out.teacher_logits, theirs)
+    torch.testing.assert_close(out.terms["logit_mse"], (out.logits - theirs).square().mean())
+    torch.testing.assert_close(distiller.guides.predict(b.images), b.shown()[1]["logits"].float())
+
+
+def test_a_run_says_that_nothing_is_folded_and_keeps_no_table(digits_config):
+    losses = [{"name": "ce"}, {"name": "ofd", "weight": 1e-3, "teacher_bn": "batch"}]
+    run = us.distill({**digits_config, "losses": losses}, quiet=True, **{"train.epochs": 1})
+    assert "its batch norms take the statistics of each batch" in (run.path / "train.log").read_text()
+    with pytest.raises(
+        ValueError, match="table must be off where the teacher's batch norms take the statistics"
+    ):
+        us.distill(
+            {**digits_config, "losses": losses, "output": str(run.path) + "-2"},
+            quiet=True,
+            **{"teacher.table": "memory"},
+        )

@@ -333,19 +333,20 @@ class Distiller(nn.Module):
         """Returns the names of :meth:`trainable_parameters`, in their order."""
         return [name for name, _ in self._trainable()]
 
-    def prepare(self, batches: Iterable[Any]) -> None:
+    def prepare(self, batches: Iterable[Any], augmented: Iterable[Any] | None = None) -> None:
         """Lets every term compute what it must know of the training data (``dino``: the teacher's class means).
 
         Of several processes the first computes it, from its batches, and the others are given the result.
 
         Args:
             batches: un-augmented training data: a re-iterable of :class:`Batch` or of ``(images, targets)`` pairs.
+            augmented: the same as an epoch shows it, for terms that ask for that; by default ``batches``.
         """
-        stream = _Batches(batches)
         for term in self.terms:
             heads = self._heads(term)
             if term.method.needs_prepare(heads):
-                prepare = partial(self._prepare, term, stream)
+                chosen = augmented if term.method.prepares_augmented and augmented is not None else batches
+                prepare = partial(self._prepare, term, _Batches(chosen))
                 if self.guides.divided:  # a teacher that only all can ask
                     self.ranks.together(prepare)
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
 
@@ -18,6 +19,7 @@ from understudy.nearest import did_you_mean
 from understudy.taps import without_hooks
 from understudy.teacher.fold import Folding, fold_batch_norms
 from understudy.teacher.frozen import Teacher
+from understudy.teacher.on_batch import BatchStatistics
 
 ONLY = "teacher"
 """Name of a teacher that is the only one."""
@@ -26,9 +28,9 @@ ONLY = "teacher"
 class Guides:
     """All teachers by name, and what each term sees of them.
 
-    Each runs with its batch norms folded, on a copy that is made at the first question. The copy follows the network
-    it was made of: when weights are loaded into that, or it is moved to another device, the next question finds out
-    and folds anew.
+    Each runs with its batch norms folded (unless a term wants them to see each batch), on a copy that is made at the
+    first question. The copy follows the network it was made of: when weights are loaded into that, or it is moved to
+    another device, the next question finds out and folds anew.
 
     Args:
         networks: by name.
@@ -85,6 +87,10 @@ class Guides:
         named = {term.teacher for term in terms if term.reads_teacher}
         return set(self.networks) if None in named else {name for name in named if name is not None}
 
+    def by_batch(self, name: str) -> bool:
+        """Returns whether a term wants a teacher's batch norms to take the statistics of each batch."""
+        return any(t.method.teacher_by_batch for t in self._terms if t.teacher in (None, name))
+
     def answers(
         self, terms: Iterable[Term], batch: Batch, known: Mapping[str, Outputs] | None = None
     ) -> dict[str, Outputs]:
@@ -98,7 +104,7 @@ class Guides:
         known = known or {}
         asked = self.asked(terms)
         return {
-            name: known[name] if name in known else self._present(name)(batch)
+            name: known[name] if name in known else self._in_step(name, batch)
             for name in self.networks
             if name in asked
         }
@@ -123,6 +129,11 @@ class Guides:
         for _, teacher, _ in self._folded.values():
             teacher.close()
 
+    def _in_step(self, name: str, batch: Batch) -> Outputs:
+        teacher = self._present(name)
+        with BatchStatistics() if self.by_batch(name) else nullcontext():
+            return teacher(batch)
+
     def _present(self, name: str) -> Teacher:
         """Returns a teacher, folded if this is the first question or its network was changed since."""
         network = self.networks[name]
@@ -139,7 +150,13 @@ class Guides:
         """Returns a teacher with its batch norms folded, each process holding its rows if it is to be divided."""
         network = self.networks[name]
         place = next(network.module.parameters(), self._example)
-        folding = fold_batch_norms(network, self._example.to(place.device))
+        if self.by_batch(name):
+            norms = (
+                "the teacher runs unfolded: its batch norms take the statistics of each batch (teacher_bn)"
+            )
+            folding = Folding(network, (), (), norms)
+        else:
+            folding = fold_batch_norms(network, self._example.to(place.device))
         if name not in self.divided:
             return folding
         module = folding.network.module

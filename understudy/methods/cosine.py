@@ -34,6 +34,9 @@ class CosineDirection(Method):
     means: MeansSource = "class_means"
     correct_only: bool = False
     """Whether images that the teacher gets wrong are left out of the class means."""
+    class_means_augment: bool = False
+    """Whether the class means are of images as the first epoch shows them, and rounded to four decimals, as the
+    released code has them."""
 
     @property
     def relates_samples(self) -> bool:
@@ -53,11 +56,17 @@ class CosineDirection(Method):
         """Returns whether the class means are still missing."""
         return not class_means(heads).ready
 
+    @property
+    def prepares_augmented(self) -> bool:
+        """As ``class_means_augment`` says."""
+        return self.class_means_augment
+
     def prepare(
         self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
     ) -> None:
         """Fills the class means from the teacher's features."""
-        fill_class_means(setup, heads, batches, teacher, self.correct_only)
+        decimals = 4 if self.class_means_augment else None
+        fill_class_means(setup, heads, batches, teacher, correct_only=self.correct_only, decimals=decimals)
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of 1 - cos(f_s, c_y)."""

@@ -40,23 +40,27 @@ def fill_class_means(
     heads: nn.ModuleDict,
     batches: Iterable[Batch],
     teacher: TeacherPass,
+    *,
     correct_only: bool = False,
+    decimals: int | None = None,
 ) -> None:
-    """Averages the teacher's feature over each class in one pass, images as they are (docs/methods.md, dino).
+    """Averages the teacher's feature over each class in one pass (docs/methods.md, dino).
 
     Args:
         setup: the teacher and the classes.
         heads: of the term; its ``means`` are filled.
-        batches: un-augmented training images.
+        batches: training images.
         teacher: answers a batch; its ``feature`` is read.
         correct_only: whether images the teacher gets wrong are left out.
+        decimals: to which the means are rounded, if they are.
 
     Warns:
         UserWarning: a class has no image; its mean is zero and no loss pulls towards it.
     """
     means = class_means(heads)
     features = _features(setup, batches, teacher, correct_only)
-    means.fill(mean_features(features, setup.num_classes, setup.guide.classifier.in_features))
+    found = mean_features(features, setup.num_classes, setup.guide.classifier.in_features)
+    means.fill(found if decimals is None else found.round(decimals=decimals))
     absent = (~means.means.any(dim=1)).nonzero().flatten().tolist()
     if absent:
         kind = "correctly classified image" if correct_only else "training image"

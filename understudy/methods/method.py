@@ -72,6 +72,14 @@ class Method(ABC):
         return self.uses_labels
 
     @property
+    def teacher_by_batch(self) -> bool:
+        """Whether its teacher's batch norms take the statistics of each batch in a step, for all terms that read it.
+
+        What such a teacher answers depends on the company an image is in, so no table keeps it.
+        """
+        return False
+
+    @property
     def takes_maps(self) -> bool:
         """Whether everything it reads may be of a network that classifies pixels: stages alone, and no label."""
         roles = (*self.student_roles, *self.teacher_roles, *self.prepare_taps)
@@ -95,7 +103,12 @@ class Method(ABC):
     def prepare(  # noqa: B027 (empty on purpose: most terms have nothing to prepare)
         self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
     ) -> None:
-        """Computes what the term must know of the training data, in one pass over un-augmented ``batches``."""
+        """Computes what the term must know of the training data, in one pass over ``batches``."""
+
+    @property
+    def prepares_augmented(self) -> bool:
+        """Whether :meth:`prepare` is shown the images as the first epoch shows them; by default un-augmented."""
+        return False
 
     def needs_prepare(self, heads: nn.ModuleDict) -> bool:
         """Returns whether :meth:`prepare` has work to do (a resumed or pre-filled head has none)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,8 @@ class OFD(Method):
     """Partial squared distance before the activation, behind a margin; each stage counts half of the next deeper.
 
     The published weight is 1e-3 on CIFAR-100, 1e-4 on ImageNet. The larger map is pooled (the paper only knows
-    larger teachers). Deviation: the authors run the teacher's batch norms on the statistics of each batch; ours
-    is in eval mode, as every teacher here.
+    larger teachers). Deviation: the authors run the teacher's batch norms on the statistics of each batch; by default
+    ours is in eval mode, as every teacher here.
     """
 
     paper: ClassVar[str] = "Heo et al., A Comprehensive Overhaul of Feature Distillation, ICCV 2019"
@@ -33,6 +33,15 @@ class OFD(Method):
 
     stages: Stages | None = None
     """Pairs (student, teacher) of stages; all paired stages by default."""
+    teacher_bn: Literal["eval", "batch"] = "eval"
+    """``batch``: the teacher's batch norms take the statistics of each batch (of all processes with
+    ``train.sync_bn``), for every term that reads it; its running statistics stay, and whatever is measured of it is
+    in eval mode."""
+
+    @property
+    def teacher_by_batch(self) -> bool:
+        """As ``teacher_bn`` says."""
+        return self.teacher_bn == "batch"
 
     def resolved(self, setup: Setup) -> OFD:
         """Returns the same with the stages decided."""

@@ -28,6 +28,7 @@ def term_lists():
     for name in ("cosine", "dino", "feature_l2", "infonce"):
         lists[f"{name}, balanced"] = [{"name": name, "class_balanced": True}]
     lists["dist, rows only"] = [{"name": "dist", "gamma": 0.0}]
+    lists["ofd and kd, by the batch"] = [{"name": "ofd", "teacher_bn": "batch"}, {"name": "kd"}]
     lists["dhkd, mlp"] = [{"name": "dhkd", "head": "mlp"}]
     lists["dkd and dino and rkd"] = [{"name": "dkd"}, {"name": "dino"}, {"name": "rkd"}]
     return {label: [{"name": "ce"}, *terms] for label, terms in lists.items()}

@@ -493,12 +493,12 @@ def test_error_for_a_wrong_target(name, target, message):
         call(name, build(name) | {"target": target})
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "name", [n for n in CASES if "temperature" in inspect.signature(getattr(losses, n)).parameters]
 )
 def test_error_for_a_temperature_that_is_not_positive(name, temperature):
-    with pytest.raises(ValueError, match="temperature must be above 0, got"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got"):
         call(name, build(name), temperature=temperature)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 import understudy.methods.presets
 from understudy.costs import BATCH_SIZE, NUM_IMAGES, Cost, PairCosts, measure
@@ -142,11 +142,13 @@ def _takes(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Annotated:
         kind, *bounds = typing.get_args(hint)
-        words = {Gt: "above {}", Ge: "{} or more", Le: "at most {}"}
+        words = {Gt: "above {}", Ge: "{} or more", Le: "at most {}", Lt: "below {}"}
         limits = [
             words[type(b)].format(getattr(b, type(b).__name__.lower())) for b in bounds if type(b) in words
         ]
         return ("whole, " if kind is int else "") + ", ".join(limits)
+    if any(typing.get_origin(part) is typing.Literal for part in typing.get_args(hint)):
+        return "a number a class, `auto`, or null"
     return "models of the zoo, or `same`" if hint == tuple[str, ...] else "pairs of numbers, or null"
 
 

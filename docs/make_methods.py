@@ -46,8 +46,9 @@ def page(costs: PairCosts) -> str:
 
 
 def meaning(name: str, field: str) -> str | None:
-    """Returns what a setting means: the string under it in the class, or else the text in methods.yaml."""
-    own = _field_strings(METHODS[name]).get(field)
+    """Returns what a setting means: the string under it in the class (or one it is of), or the text in methods.yaml."""
+    kinds = [kind for kind in METHODS[name].__mro__ if issubclass(kind, Method)]
+    own = next((text for kind in kinds if (text := _field_strings(kind).get(field))), None)
     return own or TEXTS["methods"][name].get("settings", {}).get(field) or TEXTS["settings"].get(field)
 
 

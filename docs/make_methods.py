@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 import understudy.methods.presets
 from understudy.costs import BATCH_SIZE, NUM_IMAGES, Cost, PairCosts, measure
@@ -46,8 +46,9 @@ def page(costs: PairCosts) -> str:
 
 
 def meaning(name: str, field: str) -> str | None:
-    """Returns what a setting means: the string under it in the class, or else the text in methods.yaml."""
-    own = _field_strings(METHODS[name]).get(field)
+    """Returns what a setting means: the string under it in the class (or one it is of), or the text in methods.yaml."""
+    kinds = [kind for kind in METHODS[name].__mro__ if issubclass(kind, Method)]
+    own = next((text for kind in kinds if (text := _field_strings(kind).get(field))), None)
     return own or TEXTS["methods"][name].get("settings", {}).get(field) or TEXTS["settings"].get(field)
 
 
@@ -142,11 +143,13 @@ def _takes(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
     if typing.get_origin(hint) is typing.Annotated:
         kind, *bounds = typing.get_args(hint)
-        words = {Gt: "above {}", Ge: "{} or more", Le: "at most {}"}
+        words = {Gt: "above {}", Ge: "{} or more", Le: "at most {}", Lt: "below {}"}
         limits = [
             words[type(b)].format(getattr(b, type(b).__name__.lower())) for b in bounds if type(b) in words
         ]
         return ("whole, " if kind is int else "") + ", ".join(limits)
+    if any(typing.get_origin(part) is typing.Literal for part in typing.get_args(hint)):
+        return "a number a class, `auto`, or null"
     return "models of the zoo, or `same`" if hint == tuple[str, ...] else "pairs of numbers, or null"
 
 

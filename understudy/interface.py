@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le
+from pydantic import AllowInfNan
 from torch import Tensor, nn
 
 
@@ -25,11 +26,11 @@ class Search:
     """Whether ``low`` and ``high`` are multiples of what the config says."""
 
 
-Positive: TypeAlias = Annotated[float, Gt(0)]
-"""A number above 0, such as a temperature."""
-NonNegative: TypeAlias = Annotated[float, Ge(0)]
-"""A number from 0 up, such as a weight."""
-Temperature: TypeAlias = Annotated[float, Gt(0), Search(1.0, 8.0)]
+Positive: TypeAlias = Annotated[float, Gt(0), AllowInfNan(False)]
+"""A finite number above 0, such as a temperature."""
+NonNegative: TypeAlias = Annotated[float, Ge(0), AllowInfNan(False)]
+"""A finite number from 0 up, such as a weight."""
+Temperature: TypeAlias = Annotated[Positive, Search(1.0, 8.0)]
 """Of a softmax or sigmoid; the papers publish 1 to 4, and 8 in their sweeps."""
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 """A number from 0 to 1."""

@@ -180,7 +180,7 @@ def test_wrong_arguments_are_named(terms):
         terms(feature, weight, teacher[:, :4], target)
     with pytest.raises(ValueError, match=r"bias must have shape \(5,\).* got \(4,\)"):
         terms(feature, weight, teacher, target, bias=torch.zeros(4))
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
         terms(feature, weight, teacher, target, temperature=0)
     with pytest.raises(ValueError, match="weight must be floating"):
         terms(feature, weight.long(), teacher, target)
@@ -193,5 +193,5 @@ def test_wrong_arguments_of_the_obstacle_are_named():
         paper_obstacle(torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(5, 3))
     with pytest.raises(ValueError, match=r"\(2, 3\) and \(5, 4\)"):
         paper_obstacle(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(5, 4))
-    with pytest.raises(ValueError, match="temperature must be above 0, got -1"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got -1"):
         paper_obstacle(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(5, 3), temperature=-1)

@@ -81,5 +81,7 @@ def test_at_refuses_what_it_cannot_compare():
         at_loss([maps], [torch.zeros(3, 3, 4, 4)])
     with pytest.raises(ValueError, match="4 dimensions"):
         at_loss([maps.flatten(2)], [maps.flatten(2)])
-    with pytest.raises(ValueError, match="p must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="p must be 1 or more and finite, got 0"):
         at_loss([maps], [maps], p=0)
+    with pytest.raises(ValueError, match="p must be 1 or more and finite, got inf"):
+        at_loss([maps], [maps], p=float("inf"))

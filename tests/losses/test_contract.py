@@ -151,6 +151,7 @@ CASES = {
     "wttm_loss": logits(identity=None),
 }
 
+RELATIONS = ("cc_loss", "dist_loss", "pkt_loss", "rkd_loss", "sp_loss")
 SHIFT_INVARIANT = ("kd", "dkd", "tckd", "nckd", "dist", "ttm", "wttm", "wsld", "dml")
 SHIFT_SENSITIVE = ("binary_kl", "binary_kl_norm", "logit_mse")
 LOGIT_LOSSES = [f"{name}_loss" for name in (*SHIFT_INVARIANT, *SHIFT_SENSITIVE)]
@@ -282,6 +283,13 @@ def test_order_of_the_batch_is_irrelevant(name):
     inputs, order = build(name), torch.tensor([3, 0, 4, 2, 1])
     other = mapped(lambda key, t: t if key in CASES[name].whole else t[order], inputs)
     torch.testing.assert_close(call(name, other), call(name, inputs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n not in RELATIONS])
+def test_a_batch_of_one_sample_is_worth_as_much_as_one_of_it_twice(name):
+    alone = build(name, batch=1)
+    twice = mapped(lambda key, t: t if key in CASES[name].whole else torch.cat([t, t]), alone)
+    torch.testing.assert_close(call(name, alone), call(name, twice), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if case.identity is not None])
@@ -493,12 +501,12 @@ def test_error_for_a_wrong_target(name, target, message):
         call(name, build(name) | {"target": target})
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf")])
 @pytest.mark.parametrize(
     "name", [n for n in CASES if "temperature" in inspect.signature(getattr(losses, n)).parameters]
 )
 def test_error_for_a_temperature_that_is_not_positive(name, temperature):
-    with pytest.raises(ValueError, match="temperature must be above 0, got"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got"):
         call(name, build(name), temperature=temperature)
 
 

@@ -73,6 +73,9 @@ def test_crd_normalizer_is_n_times_the_mean_exponential():
     scores = [[float(bank[j] @ s[i]) for j in row] for i, row in enumerate(rows.tolist())]
     expected = 12 * sum(math.exp(x / 0.07) for row in scores for x in row) / 18
     assert float(crd_normalizer(s, bank, index, negatives)) == pytest.approx(expected, rel=1e-10)
+    assert not crd_normalizer(s.requires_grad_(), bank, index, negatives).requires_grad
+    alone = 12 * sum(math.exp(x / 0.07) for x in scores[0][:2]) / 2
+    assert float(crd_normalizer(s[:1], bank, index[:1], negatives[:1, :1])) == pytest.approx(alone, rel=1e-10)
     with pytest.raises(ValueError, match="at least 1 sample"):
         crd_normalizer(s[:0], bank, index[:0], negatives[:0])
 
@@ -106,3 +109,10 @@ def test_crd_refuses_arguments_that_do_not_fit():
         crd_loss(s, t, bank_s, bank_t, index, negatives, 1.0, 1.0, 0.0)
     with pytest.raises(ValueError, match=r"momentum must lie in \[0, 1\], got 2"):
         crd_update(bank_s, index, s, 2)
+
+
+def test_no_gradient_reaches_the_normalizers():
+    s, t, bank_s, bank_t, index, negatives = example()
+    z = [torch.tensor(30.0, requires_grad=True), torch.tensor(20.0, requires_grad=True)]
+    loss = crd_loss(s.requires_grad_(), t, bank_s, bank_t, index, negatives, *z)
+    assert torch.autograd.grad(loss, z, allow_unused=True) == (None, None)

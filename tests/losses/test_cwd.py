@@ -70,5 +70,5 @@ def test_cwd_refuses_unequal_maps_and_a_temperature_of_zero():
     maps = torch.zeros(2, 3, 4, 4)
     with pytest.raises(ValueError, match=r"student \(2, 3, 4, 4\) and teacher \(2, 3, 8, 8\)"):
         cwd_loss(maps, torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
         cwd_loss(maps, maps, temperature=0)

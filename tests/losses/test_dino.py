@@ -104,3 +104,11 @@ def test_error_for_class_means_of_another_width(given):
         dino_loss(**given | {"class_means": given["class_means"][:, :5]})
     with pytest.raises(ValueError, match=r"student \(6, 8\) and teacher \(6, 5\)\. Put a projector"):
         dino_loss(**given | {"teacher_feature": given["teacher_feature"][:, :5]})
+
+
+def test_a_feature_of_tiny_length_still_has_a_direction():
+    feature, zero = torch.tensor([[0.0, 1e-10]], requires_grad=True), torch.zeros(1, 2)
+    loss = dino_loss(feature, zero, torch.eye(2), torch.tensor([0]))
+    (gradient,) = torch.autograd.grad(loss, feature)
+    assert loss.item() == 1
+    torch.testing.assert_close(gradient, torch.tensor([[-1e10, 0.0]]))

@@ -102,3 +102,8 @@ def test_ofd_margin_of_a_vanishing_scale_is_finite():
 def test_ofd_margin_refuses_unequal_shapes():
     with pytest.raises(ValueError, match=r"weight \(3,\) and bias \(2,\)"):
         ofd_margin(torch.zeros(3), torch.zeros(2))
+
+
+def test_the_margin_asks_for_no_gradient_of_the_teachers_batch_norm():
+    weight, bias = torch.rand(3, requires_grad=True), torch.randn(3, requires_grad=True)
+    assert not ofd_margin(weight, bias).requires_grad

@@ -123,3 +123,8 @@ def test_rkd_needs_a_pair_of_vectors():
         rkd_loss(torch.zeros(2, 3, 1, 1), torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"teacher_feature must be floating, got torch\.int64"):
         rkd_loss(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int64))
+
+
+def test_two_samples_are_a_batch_of_one_relation_which_is_always_the_same():
+    student, teacher = torch.tensor([[1.0, 2.0], [4.0, -3.0]]), torch.tensor([[0.0], [5.0]])
+    assert rkd_loss(student, teacher).item() == pytest.approx(0, abs=1e-6)

@@ -32,3 +32,10 @@ def test_weight_runs_from_one_for_a_certain_teacher_to_the_most_for_a_flat_one()
         student, teacher, 0.5, reduction="none"
     )
     assert ratio.tolist() == pytest.approx([1.0, 4**0.5])
+
+
+@pytest.mark.parametrize("gamma", [0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("loss", [ttm_loss, wttm_loss])
+def test_a_power_that_turns_the_teacher_around_or_flattens_it_is_refused(pair, loss, gamma):
+    with pytest.raises(ValueError, match="gamma must be above 0 and finite, got"):
+        loss(*pair, gamma)

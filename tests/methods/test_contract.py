@@ -3,6 +3,7 @@
 import copy
 import pickle
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -376,3 +377,22 @@ def test_it_works_on_networks_of_different_families(name, pair):
     out = step(distiller, size=size)
     assert out.terms[name].isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in distiller.trainable_parameters())
+
+
+@every_method
+def test_a_student_of_one_logit_is_refused_by_what_tells_classes_apart(name):
+    """A softmax over one class is 1 whatever the network says: the loss would be 0, or NaN among no other classes."""
+    case = CASES[name]
+    student, teacher = (us.create_model(model, num_classes=1) for model in (case.student, case.teacher))
+    build = partial(
+        Distiller,
+        student,
+        teacher,
+        [{"name": name, **case.settings}],
+        train_targets=torch.zeros(IMAGES).long(),
+    )
+    if METHODS[name](**case.settings).one_class:
+        with pytest.raises(ValueError, match=f"term '{name}' tells classes apart, .* two or more, got 1"):
+            build()
+    else:
+        assert build().setup.num_classes == 1

@@ -22,6 +22,7 @@ def test_the_automatic_pairing_is_the_default():
 
 def test_given_stages_are_kept_as_they_are():
     assert resolve_stages(((1, 1), (3, 2)), setup(), "nst") == ((1, 1), (3, 2))
+    assert resolve_stages(((1, 1), (1, 2), (3, 2)), setup(), "nst") == ((1, 1), (1, 2), (3, 2))
 
 
 def test_a_method_with_the_stem_begins_there():
@@ -36,7 +37,10 @@ def test_a_method_with_the_stem_begins_there():
         (((4, 4),), {}, "nst.stages must be .*, got student stage_4. The student, Identity, has stage_1, stage_2, s"),
         (((1, 5),), {}, "got teacher stage_5. The teacher, Identity, has stage_1, stage_2, stage_3, stage_4"),
         (((1, -1),), {}, "got teacher stage_-1"),
-        ((), {}, "at least one pair of stages, got none"),
+        ((), {}, r"nst.stages must hold at least one pair \(student, teacher\), got none. Leave the setting out"),
+        (((2, 2), (1, 1)), {}, r"nst.stages must go from shallow to deep .*, got \[\[2, 2\], \[1, 1\]\]. Sort them"),
+        (((1, 2), (2, 1)), {}, "from shallow to deep in both networks"),
+        (((1, 1), (1, 1)), {}, "every pair once"),
         (((2, 2),), {"preact": (1,)}, "got student preact_2. The student, Identity, has preact_1"),
         (None, {"preact": ()}, "got student preact_1. The student, Identity, has none"),
     ],

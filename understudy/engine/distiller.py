@@ -592,6 +592,11 @@ class _Batches:
 def _check_pair(term: Term, setup: Setup) -> None:
     """Refuses a pair whose logits or taps a term could not read."""
     method = term.method
+    if method.one_class and setup.num_classes < 2:
+        raise ValueError(
+            f"term {term.label!r} tells classes apart, so the student must have two or more, got "
+            f"{setup.num_classes}. Give it a logit a class; one logit alone suits bce and binary_kl"
+        )
     if setup.teacher is not None and setup.teacher.detects != setup.student.detects:
         raise ValueError(
             "student and teacher must both find objects or neither, got one detector alone. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,8 +47,8 @@ def at_loss(student_features: Sequence[Tensor], teacher_features: Sequence[Tenso
     value is the paper's; the code omits it, which matters for odd ``p`` only.
     """
     check_lists(student_features, teacher_features)
-    if not p >= 1:
-        raise ValueError(f"p must be 1 or more, got {p}. The published value is 2")
+    if not 1 <= p < math.inf:
+        raise ValueError(f"p must be 1 or more and finite, got {p}. The published value is 2")
     losses: list[Tensor] = []
     for student, teacher in zip(student_features, teacher_features, strict=True):
         check_same_batch(student, teacher, rank=4)

@@ -40,7 +40,7 @@ def cc_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
     if student_embedding.shape[0] < 2:
         raise ValueError(
             f"cc must have at least 2 samples, got {student_embedding.shape[0]}. "
-            "Use a larger batch or drop the last one"
+            "Choose a batch size that leaves no single image, or drop the last batch"
         )
     delta = (student_embedding - teacher_embedding).abs()
     return (delta[:-1] * delta[1:]).sum(dim=1).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, ParamSpec, TypeAlias
 
@@ -134,9 +135,11 @@ def check_floating(**tensors: Tensor) -> None:
 
 
 def check_temperature(temperature: float) -> None:
-    """Checks that a temperature is above 0."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}. Typical values are 1 to 8")
+    """Checks that a temperature is above 0 and finite."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"temperature must be above 0 and finite, got {temperature}. Typical values are 1 to 8"
+        )
 
 
 def check_target(target: Tensor, batch: int, num_classes: int | None = None) -> None:

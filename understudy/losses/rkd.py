@@ -68,7 +68,7 @@ def rkd_loss(
     if student_feature.shape[0] < 2:
         raise ValueError(
             f"rkd must have at least 2 samples, got {student_feature.shape[0]}. "
-            "Use a larger batch or drop the last one"
+            "Choose a batch size that leaves no single image, or drop the last batch"
         )
     student, teacher = _squared_distances(widen(student_feature)), _squared_distances(widen(teacher_feature))
     distance = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))

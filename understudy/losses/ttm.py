@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +28,7 @@ def ttm_loss(
         0-d tensor in nats, from 0 up (without T²); ``(B,)`` with ``reduction="none"``.
 
     Raises:
-        ValueError: shapes differ or are not ``(B, C)``, logits are not floating.
+        ValueError: shapes differ or are not ``(B, C)``, logits are not floating, ``gamma <= 0``.
 
     Shape:
         student_logits, teacher_logits: ``(B, C)``; output: ``()``.
@@ -42,6 +44,7 @@ def ttm_loss(
     underflows; the values agree otherwise.
     """
     check_logits(student_logits, teacher_logits)
+    _check_gamma(gamma)
     return reduce(_divergence(student_logits, teacher_logits, gamma), reduction)
 
 
@@ -51,7 +54,7 @@ def wttm_loss(
 ) -> Tensor:
     r"""Returns :func:`ttm_loss` with sample i weighted by :math:`\sum_k p_{t,ik}^\gamma`.
 
-    The weight grows with the teacher's doubt, from 1 (one class certain) to C^(1-γ) (all equal).
+    For γ < 1 the weight grows with the teacher's doubt, from 1 (one class certain) to C^(1-γ) (all equal).
 
     Args:
         student_logits: what learns; not tempered.
@@ -64,7 +67,7 @@ def wttm_loss(
         0-d tensor in nats, from 0 up; ``(B,)`` with ``reduction="none"``.
 
     Raises:
-        ValueError: shapes differ or are not ``(B, C)``, logits are not floating.
+        ValueError: shapes differ or are not ``(B, C)``, logits are not floating, ``gamma <= 0``.
 
     Shape:
         student_logits, teacher_logits: ``(B, C)``; output: ``()``.
@@ -73,6 +76,7 @@ def wttm_loss(
     WTTM objective. The same deviation as :func:`ttm_loss`.
     """
     check_logits(student_logits, teacher_logits)
+    _check_gamma(gamma)
     weight = (gamma * F.log_softmax(teacher_logits, dim=1)).logsumexp(dim=1).exp()  # (B,)
     return reduce(weight * _divergence(student_logits, teacher_logits, gamma), reduction)
 
@@ -82,3 +86,8 @@ def _divergence(student_logits: Tensor, teacher_logits: Tensor, gamma: float) ->
     log_s = F.log_softmax(student_logits, dim=1)
     log_t = F.log_softmax(gamma * teacher_logits, dim=1)
     return (log_t.exp() * (log_t - log_s)).sum(dim=1)
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 < gamma < math.inf:
+        raise ValueError(f"gamma must be above 0 and finite, got {gamma}. Typical values are 0.05 to 1")

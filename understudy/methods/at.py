@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
+from pydantic import AllowInfNan
 from torch import Tensor, nn
 
 from understudy.interface import Batch, Outputs, Setup
@@ -25,7 +26,7 @@ class AT(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("stage_*",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("stage_*",)
 
-    p: Annotated[float, Ge(1)] = 2.0
+    p: Annotated[float, Ge(1), AllowInfNan(False)] = 2.0
     """Power of the activations."""
     stages: Stages | None = None
     """Pairs (student, teacher) of stages; all paired stages by default."""

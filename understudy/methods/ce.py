@@ -96,7 +96,9 @@ def known_targets(key: str, setup: Setup) -> Tensor:
 
 
 def balanced_weights(setup: Setup) -> tuple[float, ...]:
-    r"""Returns :math:`w_c = N / (C\, n_c)` for N training images of which :math:`n_c` are of class c, 0 for none.
+    r"""Returns :math:`w_c = N / (C\, n_c)`, 0 for a class without training images.
+
+    N training images are of C classes that occur, :math:`n_c` of them of class c.
 
     Raises:
         ValueError: the training labels are not known.

@@ -1,20 +1,81 @@
-"""One direction a class, from the teacher: its mean features, or the rows of its classifier."""
+"""Methods on one direction a class, from the teacher: its mean features, or the rows of its classifier."""
 
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.heads.means import ClassMeans, mean_features
-from understudy.interface import Batch, Setup
-from understudy.methods.method import TeacherPass
+from understudy.heads.projector import Projector, student_projector
+from understudy.interface import Batch, Outputs, Setup
+from understudy.methods.method import Method, TeacherPass
 
 MeansSource: TypeAlias = Literal["class_means", "classifier"]
 """The mean feature of each class's training images, or the weights of the teacher's classifier (KD++, ablation)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMeansMethod(Method):
+    """A method that compares the student's feature, in the teacher's width, with one direction a class."""
+
+    student_taps: ClassVar[tuple[str, ...]] = ("feature",)
+    uses_labels: ClassVar[bool] = True
+    suits_boxes: ClassVar[bool] = True
+    mixes_labels: ClassVar[bool] = True
+
+    class_balanced: bool = False
+    projector: Projector = "released"
+    means: MeansSource = "class_means"
+    correct_only: bool = False
+    """Whether images that the teacher gets wrong are left out of the class means."""
+    class_means_augment: bool = False
+    """Whether the class means are of images as the first epoch shows them, and rounded to four decimals, as the
+    released code has them."""
+
+    @property
+    def relates_samples(self) -> bool:
+        """With balance: what a sample weighs depends on how many share its class."""
+        return self.class_balanced
+
+    def heads(self, setup: Setup) -> nn.ModuleDict:
+        """Returns the projector (the identity for equal widths) and the teacher's class means."""
+        return nn.ModuleDict(
+            {
+                "project": student_projector(setup, self.projector),
+                "means": class_means_head(setup, self.means),
+            }
+        )
+
+    def needs_prepare(self, heads: nn.ModuleDict) -> bool:
+        """Returns whether the class means are still missing."""
+        return not class_means(heads).ready
+
+    @property
+    def prepares_augmented(self) -> bool:
+        """As ``class_means_augment`` says."""
+        return self.class_means_augment
+
+    def prepare(
+        self, setup: Setup, heads: nn.ModuleDict, batches: Iterable[Batch], teacher: TeacherPass
+    ) -> None:
+        """Fills the class means from the teacher's features."""
+        decimals = 4 if self.class_means_augment else None
+        fill_class_means(setup, heads, batches, teacher, correct_only=self.correct_only, decimals=decimals)
+
+    @abstractmethod
+    def against(self, feature: Tensor, teacher: Outputs, means: Tensor, target: Tensor) -> Tensor:
+        """Returns the loss of features ``(B, D)`` in the teacher's width, given means ``(C, D)``, 0-d."""
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
+        """Returns :meth:`against` of the batch; of mixed images that of both labels, each with its share."""
+        feature, means = heads["project"](student["feature"]), class_means(heads)()
+        return batch.over_labels(lambda target: self.against(feature, teacher, means, target))
 
 
 def class_means_head(setup: Setup, source: MeansSource) -> ClassMeans:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal
 
-from understudy.interface import Search
+from understudy.interface import NonNegative, Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class Points:
 class Weight:
     """A weight by epoch. All epochs in the fields are 1-based, as in files and text."""
 
-    value: Annotated[float, Search(0.25, 4.0, of_value=True)] = 1.0
+    value: Annotated[NonNegative, Search(0.25, 4.0, of_value=True)] = 1.0
     warmup_epochs: int = 0
     """The weight grows linearly over this many epochs."""
     warmup_start: Literal[0, 1] = 1
@@ -52,7 +52,7 @@ class Weight:
     """Last epoch of the term."""
     restart_epoch: int | None = None
     """Epoch after ``until_epoch`` from which the term is back, at full weight."""
-    points: tuple[tuple[int, float], ...] | None = None
+    points: tuple[tuple[int, NonNegative], ...] | None = None
     """Factors by epoch, linear in between (:class:`Points`), on top of all of this."""
 
     def __post_init__(self) -> None:

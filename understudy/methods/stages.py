@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from torch import Tensor
@@ -28,13 +29,19 @@ def resolve_stages(
         stem: whether the method reads stage 0 too; the automatic pairing then begins with ``(0, 0)``.
 
     Raises:
-        ValueError: there is no stage to compare, or one of them does not exist.
+        ValueError: there is no stage to compare, one of them does not exist, or those given are not in order: losses
+            that weigh stages or compare neighbours would read them wrong.
     """
     pairs = given if given is not None else ((0, 0),) * stem + setup.pairs
     if not pairs and setup.guide.head is None and not setup.guide.num_stages:
         raise ValueError(
             f"{name} must compare the teacher's stages, got {type(setup.guide.module).__name__}, which shows its "
             "logits only. Take a method on logits (kd, dkd, dhkd), or a teacher that is a PyTorch module"
+        )
+    if given == ():
+        raise ValueError(
+            f"{name}.stages must hold at least one pair (student, teacher), got none. Leave the setting out for all "
+            "paired stages"
         )
     if not pairs:
         raise ValueError(
@@ -51,6 +58,11 @@ def resolve_stages(
                     f"{place}_{pair[i]}. The {side}, {type(network.module).__name__}, has "
                     f"{', '.join(f'{place}_{k}' for k in found) or 'none: name them in the config (taps)'}"
                 )
+    if any(b == a or b[0] < a[0] or b[1] < a[1] for a, b in pairwise(pairs)):
+        raise ValueError(
+            f"{name}.stages must go from shallow to deep in both networks, every pair once, got "
+            f"{[list(pair) for pair in pairs]}. Sort them, for example [[1, 1], [2, 3]]"
+        )
     return tuple((student, teacher) for student, teacher in pairs)
 
 

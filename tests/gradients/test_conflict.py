@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from understudy.gradients import conflict
-from understudy.gradients.conflict import _dot_by_list, _dot_by_tensor
+from understudy.gradients.conflict import _dot_by_list, _dot_by_tensor, _squares_by_list
 
 
 @pytest.fixture
@@ -40,6 +40,8 @@ def test_nothing_at_all_is_zero_of_the_working_precision(dtype):
 
 def test_the_form_for_accelerators_gives_the_same_inner_product(lists):
     torch.testing.assert_close(_dot_by_list(*lists), _dot_by_tensor(*lists), rtol=1e-12, atol=1e-12)
+    squares = _dot_by_tensor(lists[0], lists[0])
+    torch.testing.assert_close(_squares_by_list(lists[0]), squares, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("form", [_dot_by_list, _dot_by_tensor])

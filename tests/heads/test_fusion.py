@@ -18,6 +18,13 @@ def test_output_and_residual_have_the_teachers_size():
     assert passed.shape == (2, 4, 6, 6)
 
 
+def test_maps_need_not_be_square():
+    block = FusionBlock(3, 4, 5, fuse=True)
+    output, passed = block(torch.randn(2, 3, 8, 4), torch.randn(2, 4, 4, 2), (6, 3))
+    assert output.shape == (2, 5, 6, 3)
+    assert passed.shape == (2, 4, 6, 3)
+
+
 def test_the_convolutions_are_uniform_as_in_the_authors_code():
     torch.manual_seed(0)
     block = FusionBlock(64, 64, 64, fuse=False)

@@ -92,7 +92,7 @@ def _section(name: str, cost: Cost | str) -> str:
         f"```math\n{text['formula'].rstrip()}\n```",
         text["legend"],
         reads,
-        f"**Measured.** {_cost(cost)}",
+        f"**Measured.** {_boxes_only() if method.needs_boxes else _cost(cost)}",
         _settings(name),
         _published(name),
         "**Where the code departs**\n\n" + "\n".join(f"- {line}" for line in text["deviations"]),
@@ -103,6 +103,10 @@ def _section(name: str, cost: Cost | str) -> str:
 def _code(roles: str) -> str:
     """Returns roles as code, words around them as they are."""
     return re.sub(r"[a-z_]+_(?:[\d*]|last)|feature|logits", r"`\g<0>`", roles).replace("–", "nothing")
+
+
+def _boxes_only() -> str:
+    return "Not for this pair, which classifies images: the method reads the boxes of objects."
 
 
 def _cost(cost: Cost | str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -141,7 +143,8 @@ class Job:
     def keep_good(self) -> None:
         """Keeps the last checkpoint as the state to go back to, if there may be a need and it is one."""
         if self.ranks.is_first and self.watch.rewinds and self.step == 0 and self.watch.suspects == 0:
-            write_atomic(self.good, lambda file: file.write(self.checkpoint.read_bytes()))
+            with self.checkpoint.open("rb") as last:
+                write_atomic(self.good, partial(shutil.copyfileobj, last))
 
     def go_back(self, finding: Finding) -> None:
         """Returns to the last good epoch, with a lower learning rate."""

@@ -22,7 +22,7 @@ from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import InterruptedRunError, Job
 from understudy.engine.memory import reset_peak
 from understudy.engine.trackers import open_trackers
-from understudy.files import locked, read_json, write_json, write_text
+from understudy.files import is_temporary, locked, read_json, sweep, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
@@ -99,6 +99,8 @@ def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
     if stored_config(folder, config) is None:  # another process may have come first
         write_json(folder / "environment.json", environment(built.config))
         write_text(folder / "config.yaml", built.config.yaml())
+    for place in (folder, folder / "checkpoints"):
+        sweep(place)
 
 
 def claim_folder(held: ExitStack, folder: Path, config: Config) -> None:
@@ -116,7 +118,7 @@ def stored_config(folder: Path, config: Config) -> Config | None:
         ValueError: the run is finished or has another config, or the folder holds something else.
     """
     if not (folder / "config.yaml").exists():
-        if folder.is_file() or (folder.is_dir() and any(f.name not in _OWN for f in folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and any(not _is_own(f.name) for f in folder.iterdir())):
             raise ValueError(
                 f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
             )
@@ -136,8 +138,9 @@ def stored_config(folder: Path, config: Config) -> Config | None:
     return stored
 
 
-_OWN = {".lock", "environment.json"}
-"""What a run may have left in its folder before its config was written."""
+def _is_own(name: str) -> bool:
+    """Returns whether a run may have left a file of this name in its folder before its config was written."""
+    return name in (".lock", "environment.json") or is_temporary(name)
 
 
 def finished(config: Config) -> dict[str, Any] | None:

@@ -214,7 +214,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1) -> Run:
     models = [*config.assistants, *[config.student] * config.generations]
     link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
     ranks = joined(config)
-    with ExitStack() as held:
+    with stopped_by_signals(threading.Event()), ExitStack() as held:  # one signal is for all links
         ranks.first(partial(claim_folder, held, folder, config))
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"

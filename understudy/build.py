@@ -424,7 +424,9 @@ def build_job(
     if data.val is not None:
         batches = divided_batches(data.val, built, device)
 
-        def score() -> dict[str, float]:
+        def score(
+            job: Job,
+        ) -> dict[str, float]:  # given, not enclosed: a job must end with its last reference
             with job.measured(), evaluating(built.distiller):
                 held_out = measure(
                     job.task, {"val": built.distiller.predict}, batches, data.num_classes, device

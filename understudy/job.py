@@ -91,8 +91,7 @@ def open_job(
     else:
         built.distiller.share_teachers(first[1].distiller)
     ranks.first(partial(_claim, held, folder, config, built))
-    if ranks.is_first:
-        job.inputs = inputs(built, None if first is None else first[0].inputs["digests"])
+    job.inputs = ranks.first(partial(inputs, built, None if first is None else first[0].inputs["digests"]))
     return job, built
 
 

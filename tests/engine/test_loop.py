@@ -136,6 +136,7 @@ def test_a_run_is_the_plain_loop_of_its_config(config, monkeypatch, place):
     assert weights.keys() == state.keys()
     for name, tensor in state.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-5)
+        assert torch.equal(run.student.state_dict()[name], weights[name])  # whatever was measured in between
     found = read_json_lines(run.path / "metrics.jsonl")
     for ours, theirs in zip(found, lines, strict=True):
         assert {key: ours[key] for key in theirs} == pytest.approx(theirs, rel=1e-4)

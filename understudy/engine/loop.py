@@ -53,8 +53,8 @@ class Job:
     device: torch.device
     folder: Path
     console: Console
-    measure: Callable[[], dict[str, float]] | None = None
-    """Scores on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
+    measure: Callable[[Job], dict[str, float]] | None = None
+    """Scores of a job on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
     average: MovingAverage | None = None
     epoch: int = 0
     """Epochs done."""
@@ -71,7 +71,7 @@ class Job:
     captured: CapturedSteps | None = None
     """What runs forward and backward passes as one graph, if that was asked for and can be."""
     inputs: dict[str, Any] = field(default_factory=dict)
-    """What else the run depends on, for its checkpoints (:mod:`understudy.inputs`); known to the first process."""
+    """What else the run depends on, for its checkpoints (:mod:`understudy.inputs`)."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
@@ -244,7 +244,7 @@ def _epoch(job: Job) -> Iterator[None]:
         job.console.say(f"left out {said['train/skipped']} steps: {job.watch.events[-1]['what']}")
     _settle(job, finding)
     if job.measure is not None and (job.epoch % job.train.eval_every == 0 or job.epoch == job.train.epochs):
-        line |= job.measure()
+        line |= job.measure(job)
         if not (job.watch.rewinds and job.watch.suspects):  # an epoch that may have to be undone
             _keep_best(job, line)
     images = (job.steps - first) * job.train.batch_size

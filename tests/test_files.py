@@ -1,12 +1,13 @@
 import json
 import math
 import multiprocessing as mp
+import os
 import subprocess
 import sys
 
 import pytest
 
-from understudy.files import append_line, locked, read_json_lines, write_atomic, write_json, write_text
+from understudy.files import append_line, locked, read_json_lines, sweep, write_atomic, write_json, write_text
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_neighbour(tmp_path):
@@ -70,3 +71,15 @@ def test_what_a_killed_owner_leaves_behind_is_waited_for(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = f".last.pt.{ended.pid}.tmp", f".last.pt.{os.getpid()}.tmp"
+    for name in (dead, alive, "last.pt", "notes.tmp", ".notes.tmp", f"x.last.pt.{ended.pid}.tmp"):
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    sweep(tmp_path / "missing")
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {alive, "last.pt", "notes.tmp", ".notes.tmp", f"x.last.pt.{ended.pid}.tmp"}

@@ -19,7 +19,7 @@ LAYERS = (
     ("recipes",),
     ("build",),
     ("guidance",),
-    ("result",),
+    ("result", "inputs"),
     ("job",),
     ("side_by_side",),
     ("run",),

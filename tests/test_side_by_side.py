@@ -165,7 +165,9 @@ def test_random_numbers_between_turns_do_not_reach_the_others():
         members = []
         for seed in (0, 1):
             members.append(Member(Draws(seed)))
+        before = torch.get_rng_state()
         assert len(list(in_lockstep(members))) == 2
+        assert torch.equal(torch.get_rng_state(), before)  # nor whoever has them take turns
         for seed, member in enumerate(members):
             torch.manual_seed(seed)
             assert member.job.drawn == [float(torch.rand(())) for _ in range(3)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.segmentation.deeplabv3 import ASPPPooling
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
@@ -425,7 +426,9 @@ def build_job(
     if data.val is not None:
         batches = divided_batches(data.val, built, device)
 
-        def score() -> dict[str, float]:
+        def score(
+            job: Job,
+        ) -> dict[str, float]:  # given, not enclosed: a job must end with its last reference
             with job.measured(), evaluating(built.distiller):
                 held_out = measure(
                     job.task, {"val": built.distiller.predict}, batches, data.num_classes, device
@@ -492,18 +495,41 @@ class FirstEpoch:
 
 
 def _check_smallest(built: Built, loader: TrainLoader) -> None:
-    """Refuses a batch of one image for ASPP: the pooled map that it normalises has one number a channel then."""
-    if not any(isinstance(module, ASPPPooling) for module in built.distiller.student.modules()):
+    """Refuses batches of one image, tried out, where a batch norm is given one number a channel (ASPP, an MLP's)."""
+    ranks, step = built.distiller.ranks, loader.steps_per_epoch - 1  # the last one is the smallest
+    shares = loader.shares(step)
+    if built.distiller.divided or 1 not in map(sum, shares):
         return
-    together = built.config.train.sync_bn
-    for step in (0, loader.steps_per_epoch - 1):
-        for part in loader.shares(step):
-            if 1 in ([sum(part)] if together else part):
-                raise ValueError(
-                    f"batches must have two images or more for {built.config.student.model}, whose ASPP normalises one "
-                    f"number an image and channel, got one in step {step + 1} of an epoch ({len(built.data.train)} "
-                    f"images, train.batch_size {built.config.train.batch_size}). Choose another train.batch_size"
-                )
+    counts, twin = (
+        next(counts for counts in shares if sum(counts) == 1),
+        copy.deepcopy(built.distiller).train(),
+    )
+    before = sum(part[ranks.rank] for part in shares[: shares.index(counts)])
+    rows = slice(before, before + counts[ranks.rank])
+    part = next(loader.epoch(0, step)).each(itemgetter(rows))
+    try:
+        with torch.random.fork_rng():
+            twin(
+                part.images,
+                part.target,
+                index=part.index,
+                view=part.view,
+                counts=counts,
+                partner=part.partner,
+                kept=part.kept,
+            )
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"batches must have two images or more for {built.config.student.model} and its losses, in which a batch "
+            f"norm is given one number an image and channel, got one in step {step + 1} of an epoch "
+            f"({len(built.data.train)} images, train.batch_size {built.config.train.batch_size}). Choose another "
+            "train.batch_size"
+            + (f", or train.accumulate below {built.config.train.accumulate}" if len(shares) > 1 else "")
+        ) from None
+    finally:
+        twin.close()
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:

@@ -57,12 +57,16 @@ def distill(
 def resume(
     run_folder: RunFolder,
     previous: Annotated[bool, typer.Option("--previous", help="From the checkpoint before the last")] = False,
+    changed: Annotated[
+        bool,
+        typer.Option("--changed", help="Even with other images, teachers or settings than it began with"),
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Take an interrupted run to its end, exactly."""
     from understudy import run
 
-    run.resume(run_folder, previous=previous, quiet=quiet)
+    run.resume(run_folder, previous=previous, changed=changed, quiet=quiet)
 
 
 def evaluate(

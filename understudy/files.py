@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, TextIO
 
 PATIENCE = 3.0
 """Seconds to wait for the lock of a run folder."""
+_TEMPORARY = re.compile(r"\..+\.(\d{1,9})\.tmp")  # and the process that writes it
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -39,6 +41,19 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(folder)  # the new name itself must survive a power cut
     finally:
         os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what :func:`write_atomic` left half written in a folder, in processes that were killed."""
+    for path in folder.glob(".*.tmp"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Returns whether a file is one that :func:`write_atomic` has not finished, by its name."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -129,6 +144,16 @@ def _taken(file: TextIO) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    return True
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
     return True
 
 

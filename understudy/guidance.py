@@ -222,10 +222,17 @@ def open_table(guidance: Guidance, path: Path) -> ViewTable:
     """Returns a teacher's table on a disk.
 
     Raises:
-        ValueError: it is another teacher's, or belongs to other data.
+        ValueError: it is another teacher's, or belongs to other data; or there can be no table.
     """
     assert guidance.fingerprint is not None
-    return ViewTable(path, guidance.fingerprint, guidance.blocks.layout)
+    try:
+        return ViewTable(path, guidance.fingerprint, guidance.blocks.layout)
+    except OSError as error:
+        raise ValueError(
+            f"the table of {guidance.name} must be in a folder that can be made and read, got {path} "
+            f"({error.strerror or error}). Set table: of the teacher to another folder, or to off (of a run that is "
+            "resumed, in its config.yaml)"
+        ) from error
 
 
 def tables_folder(config: TeacherConfig, folder: Path) -> Path:

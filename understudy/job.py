@@ -22,8 +22,9 @@ from understudy.engine.ema import MovingAverage
 from understudy.engine.loop import InterruptedRunError, Job
 from understudy.engine.memory import reset_peak
 from understudy.engine.trackers import open_trackers
-from understudy.files import locked, read_json, write_json, write_text
+from understudy.files import is_temporary, locked, read_json, sweep, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
+from understudy.inputs import changed, inputs
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
 
@@ -90,12 +91,15 @@ def open_job(
     else:
         built.distiller.share_teachers(first[1].distiller)
     ranks.first(partial(_claim, held, folder, config, built))
+    job.inputs = ranks.first(partial(inputs, built, None if first is None else first[0].inputs["digests"]))
     return job, built
 
 
 def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
     """Locks the output folder for this process, and writes down what is run there."""
     held.enter_context(locked(folder))
+    for place in (folder, folder / "checkpoints"):
+        sweep(place)
     if stored_config(folder, config) is None:  # another process may have come first
         write_json(folder / "environment.json", environment(built.config))
         write_text(folder / "config.yaml", built.config.yaml())
@@ -116,7 +120,7 @@ def stored_config(folder: Path, config: Config) -> Config | None:
         ValueError: the run is finished or has another config, or the folder holds something else.
     """
     if not (folder / "config.yaml").exists():
-        if folder.is_file() or (folder.is_dir() and any(f.name not in _OWN for f in folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and any(not _is_own(f.name) for f in folder.iterdir())):
             raise ValueError(
                 f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
             )
@@ -136,8 +140,9 @@ def stored_config(folder: Path, config: Config) -> Config | None:
     return stored
 
 
-_OWN = {".lock", "environment.json"}
-"""What a run may have left in its folder before its config was written."""
+def _is_own(name: str) -> bool:
+    """Returns whether a run may have left a file of this name in its folder before its config was written."""
+    return name in (".lock", "environment.json") or is_temporary(name)
 
 
 def finished(config: Config) -> dict[str, Any] | None:
@@ -165,12 +170,22 @@ def _close_trackers(job: Job) -> None:
         tracker.close()
 
 
-def take_up(verb: str, job: Job, built: Built) -> None:
-    """Says what is about to happen, and goes to where the folder stands."""
+def take_up(verb: str, job: Job, built: Built, anyway: bool = False) -> None:
+    """Says what is about to happen, and goes to where the folder stands.
+
+    Args:
+        verb: ``train`` or ``distill``.
+        job: to be taken up.
+        built: what it was made of.
+        anyway: go on even if images, teachers or settings are not those that the run began with.
+
+    Raises:
+        ValueError: the checkpoint is damaged or another run's, or began with something else.
+    """
     reset_peak(job.device)
     for line in _introduction(verb, job, built):
         job.console.say(line)
-    _restore(job, built)
+    _restore(job, built, anyway)
     if job.ranks.is_first:
         values = built.config.model_dump(mode="json")
         job.trackers = open_trackers(job.train.trackers, job.folder, values, job.epoch)
@@ -229,9 +244,9 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
     return lines + [f"note: {note}" for note in built.notes]
 
 
-def _restore(job: Job, built: Built) -> None:
+def _restore(job: Job, built: Built, anyway: bool) -> None:
     """Takes the last checkpoint, and cuts the metrics back to it; without one, prepares the first epoch."""
-    state = job.ranks.first(partial(_last_state, job))
+    state = job.ranks.first(partial(_last_state, job, anyway))
     if state is None:
         job.distiller.share_state()
         if job.distiller.needs_prepare:
@@ -254,7 +269,17 @@ def _restore(job: Job, built: Built) -> None:
         job.cut_metrics()
 
 
-def _last_state(job: Job) -> dict[str, Any] | None:
+def _last_state(job: Job, anyway: bool) -> dict[str, Any] | None:
     """Returns the state to go on from, ``None`` at the beginning."""
-    begun = job.checkpoint.exists() or previous_of(job.checkpoint).exists()
-    return load_checkpoint(job.checkpoint) if begun else None
+    if not (job.checkpoint.exists() or previous_of(job.checkpoint).exists()):
+        return None
+    state = load_checkpoint(job.checkpoint)
+    others = changed(state.get("inputs", {}), job.inputs)
+    if others and not anyway:
+        raise ValueError(
+            f"a run must go on with what it began with, got other {', '.join(others[:5])} for {job.folder}. Put back "
+            f"what was there, or go on all the same: understudy resume {job.folder} --changed"
+        )
+    if others:
+        job.console.say(f"from here on with other {', '.join(others)}")
+    return state

@@ -92,21 +92,25 @@ class Runs:
         return found is not None
 
     def _one_by_one(self, waiting: list[int]) -> None:
-        for number in waiting:
-            task = self.tasks[number]
-            while is_held(Path(task.config.output)):
-                time.sleep(_PAUSE)
-            if self._known(number):
-                continue
-            if not self.quiet:
-                self.say(f"— {task.label}")
-            with suppress(DivergedError):  # its folder says so
-                if task.verb == "train":
-                    train(task.config, quiet=self.quiet)
-                else:
-                    distill(task.config, quiet=self.quiet, runs=task.runs)
-            self._known(number)
-            self._tell(number)
+        stop = threading.Event()
+        with stopped_by_signals(stop):
+            for number in waiting:
+                task = self.tasks[number]
+                while not stop.is_set() and is_held(Path(task.config.output)):
+                    time.sleep(_PAUSE)
+                if stop.is_set():
+                    raise InterruptedRunError
+                if self._known(number):
+                    continue
+                if not self.quiet:
+                    self.say(f"— {task.label}")
+                with suppress(DivergedError):  # its folder says so
+                    if task.verb == "train":
+                        train(task.config, quiet=self.quiet)
+                    else:
+                        distill(task.config, quiet=self.quiet, runs=task.runs)
+                self._known(number)
+                self._tell(number)
 
     def _at_once(self, waiting: list[int]) -> None:
         stop, running = threading.Event(), dict[int, Worker]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from understudy.config import Config
 from understudy.engine.console import Console
+from understudy.engine.loop import stopped_by_signals
 from understudy.files import locked, read_json, write_json, write_text
 from understudy.job import finished
 from understudy.metrics import summarise
@@ -81,7 +83,7 @@ def reproduce(
         if row.refusal is not None:
             console.say(f"{row.name} is left out: {row.refusal}")
     summary: dict[str, Any] = {}
-    with locked(folder):
+    with locked(folder), stopped_by_signals(threading.Event()):  # all rows: one signal is for all
         for row in todo:
             said = departures(recipe, scale, row.job(), overrides)
             config = _with_teacher(row, folder, teachers, quiet)

@@ -78,16 +78,20 @@ def distill(source: Source, *, quiet: bool = False, runs: int = 1, **overrides: 
     return begin("distill", config, quiet, runs)
 
 
-def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: bool = False) -> Run:
+def resume(
+    folder: str | os.PathLike[str], *, previous: bool = False, changed: bool = False, quiet: bool = False
+) -> Run:
     """Takes an interrupted run to its end, exactly as if it had never stopped.
 
     Args:
         folder: of the run.
         previous: go on from the checkpoint before the last one, which is dropped (for one that is damaged).
+        changed: go on even if training images, labels, a teacher's weights or settings in the folder's ``config.yaml``
+            are not those that the run began with; ``train.log`` says which. The result is then no run of its config.
         quiet: print nothing.
 
     Raises:
-        ValueError: the folder holds no run, or a finished one.
+        ValueError: the folder holds no run, or a finished one; or the run began with something else.
     """
     path = Path(folder)
     if not (path / "config.yaml").is_file():
@@ -100,8 +104,8 @@ def resume(folder: str | os.PathLike[str], *, previous: bool = False, quiet: boo
         load_checkpoint(previous_of(last))  # which must be whole
         last.unlink(missing_ok=True)
     if config.assistants or config.generations > 1:
-        return _chain(config, quiet)
-    return begin(_verb(config), config, quiet)
+        return _chain(config, quiet, anyway=changed)
+    return begin(_verb(config), config, quiet, anyway=changed)
 
 
 def evaluate(
@@ -204,7 +208,7 @@ def _verb(config: Config) -> str:
     return "train" if alone else "distill"
 
 
-def _chain(config: Config, quiet: bool, runs: int = 1) -> Run:
+def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) -> Run:
     """Distils through ``assistants`` or over ``generations``: every link learns from the one before.
 
     ``output`` becomes a folder of runs, ``1-MODEL``, ``2-MODEL``, ... A link that is finished is not run again, so a
@@ -214,7 +218,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1) -> Run:
     models = [*config.assistants, *[config.student] * config.generations]
     link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
     ranks = joined(config)
-    with ExitStack() as held:
+    with stopped_by_signals(threading.Event()), ExitStack() as held:  # one signal is for all links
         ranks.first(partial(claim_folder, held, folder, config))
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"
@@ -228,7 +232,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1) -> Run:
             Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
             if number == len(models) or ranks.first(partial(finished, job)) is None:
                 sharing = runs if number == 1 else 1  # every other link has a teacher of its own
-                run = begin("train" if teacher is None else "distill", job, quiet, sharing)
+                run = begin("train" if teacher is None else "distill", job, quiet, sharing, anyway=anyway)
             teacher = _taught(config, model, output)
     assert run is not None  # there is at least the student
     return run
@@ -248,16 +252,24 @@ def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:
     return TeacherConfig(weights=weights, **own, **manner)
 
 
-def begin(verb: str, config: Config, quiet: bool, runs: int = 1) -> Run:
-    """Claims the output folder and runs, or goes on with what is there."""
+def begin(verb: str, config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) -> Run:
+    """Claims the output folder and runs, or goes on with what is there.
+
+    Args:
+        verb: ``train`` or ``distill``.
+        config: of the run.
+        quiet: print nothing.
+        runs: see :func:`distill`.
+        anyway: see ``changed`` of :func:`resume`.
+    """
     if config.train.seeds is not None:
-        return side_by_side(verb, config, quiet)
+        return side_by_side(verb, config, quiet, anyway)
     stop = threading.Event()
     with stopped_by_signals(stop), ExitStack() as held:
         stored = joined(config).first(partial(stored_config, Path(config.output), config))
         device = held.enter_context(process(stored or config))
         job, built = open_job(held, config, stored, device, stop, quiet, runs=runs)
-        take_up(verb, job, built)
+        take_up(verb, job, built, anyway)
         try:
             fit(job)
         except (DivergedError, InterruptedRunError) as error:

@@ -21,7 +21,7 @@ from understudy.metrics import summarise
 from understudy.tasks import TASKS
 
 
-def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
+def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -> Run:
     """Trains one student for each of ``train.seeds``, in lockstep, into ``output/seed-N``.
 
     Each run is what it would be on its own, to the last bit on a CPU, and can be resumed or evaluated on its own. A
@@ -48,7 +48,7 @@ def side_by_side(verb: str, config: Config, quiet: bool) -> Run:
             with process(stored or own):
                 job, built = open_job(held, own, stored, device, stop, quiet, first, f"seed {seed}: ")
                 first = first or (job, built)
-                take_up(verb, job, built)
+                take_up(verb, job, built, anyway)
                 opened[seed] = Member(job), built
         if not opened:
             raise ValueError(

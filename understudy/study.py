@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.text import Text
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
-from understudy.engine.loop import InterruptedRunError
+from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json
 from understudy.guidance import kept
 from understudy.job import finished
@@ -90,7 +91,7 @@ def study(
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
     folder, console = Path(config.output), Console(quiet=quiet)
-    with locked(folder):
+    with locked(folder), stopped_by_signals(threading.Event()):  # teacher and runs: one signal is for all
         try:
             base = _single(config)
             teacher = _teacher(base, folder / TEACHER, quiet, plan.metric)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from understudy.build import build, process, read_data, with_label_noise
 from understudy.config import ArmConfig, Config, TuneConfig, differences, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
-from understudy.engine.loop import InterruptedRunError
+from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
 from understudy.report.summary import ALONE
 from understudy.run import Source
@@ -81,7 +82,7 @@ def tune(
     if config.data.val == 0:
         console.say(f"data.val was 0: {HELD_OUT:.0%} of the training images are held out to judge by")
     contenders, held_out = _contenders(base, plan, auto, console)
-    with locked(folder):
+    with locked(folder), stopped_by_signals(threading.Event()):  # teacher and trials: one signal is for all
         _claim(folder, config)
         for one in contenders:
             console.say(f"{one.name}: {', '.join(s.describe() for s in one.settings) or 'nothing to change'}")

@@ -40,6 +40,8 @@ def test_grey_becomes_three_equal_channels_or_stays_one():
     assert three.shape == (3, 8, 8)
     assert np.array_equal(one[0], GREY)
     assert all(np.array_equal(channel, GREY) for channel in three)
+    assert one.flags.writeable  # or torch warns of it
+    assert three.flags.writeable
 
 
 def test_16_bit_grey_is_scaled_and_not_clipped():

@@ -161,3 +161,12 @@ def test_a_start_beyond_the_epoch_is_refused_at_once():
     assert list(loader.epoch(0, start_step=12)) == []
     with pytest.raises(ValueError, match="start_step must be from 0 to 12, got 13"):
         loader.epoch(0, start_step=13)
+
+
+def test_an_image_that_is_shown_again_in_an_epoch_has_other_views():
+    few, many = ((SPLITS.train.targets == label).nonzero()[:count, 0] for label, count in ((0, 4), (1, 60)))
+    image_set = SPLITS.train.subset(torch.cat((few, many)))
+    rows, view = train_loader(image_set, PadCropFlip(), batch_size=8, balance=1.0).plan(0)
+    times = rows.bincount()
+    assert times.max() >= 4
+    assert len(view[rows == times.argmax()].unique()) > 1

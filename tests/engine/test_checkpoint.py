@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import pickle
+import tracemalloc
 
 import pytest
 import torch
@@ -90,3 +91,30 @@ def test_another_format_is_named(path):
     )
     with pytest.raises(ValueError, match="format 99 instead of 1"):
         load_checkpoint(path)
+
+
+def test_a_disk_that_gives_back_other_bytes_is_found_before_the_good_file_goes(path, monkeypatch):
+    before, write = path.read_bytes(), checkpoint.write_atomic
+
+    def damages(target, content):
+        write(target, content)
+        written = bytearray(target.read_bytes())
+        written[len(written) // 2] ^= 1
+        target.write_bytes(written)
+
+    monkeypatch.setattr(checkpoint, "write_atomic", damages)
+    with pytest.raises(OSError, match="gives back other bytes"):
+        save_checkpoint(path, {"epoch": 3})
+    assert path.read_bytes() == before
+    assert sorted(p.name for p in path.parent.iterdir()) == ["last.pt", "previous.pt"]
+
+
+def test_saving_takes_no_memory_for_another_copy(path):
+    state = {"epoch": 3, "model": {str(i): torch.zeros(2**18) for i in range(16)}}  # 16 MiB
+    tracemalloc.start()
+    try:
+        save_checkpoint(path, state)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+    assert load_checkpoint(path)["epoch"] == 3

@@ -364,3 +364,128 @@ def test_crd_without_sample_indices_is_refused():
     images, target = batch()
     with pytest.raises(ValueError, match="without index"):
         prepared([{"name": "crd"}], train_targets=target)(images, target)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))], ids=["copy", "pickle"]
+)
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "after a step"])
+def test_a_copy_trains_on_its_own(copied, before):
+    distiller = us.Distiller(
+        *pair(), [{"name": "ce"}, {"name": "dhkd"}, {"name": "fitnet"}], align="backbone"
+    )
+    images, targets = batch()
+    if before:
+        distiller(images, targets)
+    twin = copied(distiller)
+    ours, theirs = distiller(images, targets), twin(images, targets)
+    assert torch.equal(ours.loss, theirs.loss)
+    twin.backward(theirs)
+    assert all(p.grad is not None for p in twin.trainable_parameters())
+    assert all(p.grad is None for p in distiller.trainable_parameters())
+    twin.close()
+    copies = copy.deepcopy(twin.student)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in copies.modules())
+    assert torch.equal(distiller(images, targets).loss, ours.loss)
+
+
+def test_a_deep_copy_shares_the_teacher():
+    student, teacher = pair()
+    twin = copy.deepcopy(us.Distiller(student, teacher, [{"name": "ce"}, {"name": "kd"}]))
+    assert twin.guides.networks["teacher"].module is teacher
+    assert twin.setup.teacher is twin.guides.networks["teacher"]
+    assert twin.student is not student
+    assert twin.setup.student.module is twin.student
+
+
+def test_an_averaged_model_of_it_is_deployed():
+    distiller = us.Distiller(*pair(), [{"name": "ce"}, {"name": "kd"}])
+    averaged = torch.optim.swa_utils.AveragedModel(distiller)
+    averaged.update_parameters(distiller)
+    images, targets = batch()
+    assert torch.equal(averaged.module(images, targets).loss, distiller(images, targets).loss)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_teacher_that_is_told_to_train_answers_in_eval_mode(norm):
+    kept = [nn.ReLU(), nn.BatchNorm2d(8)] if norm else []  # which no convolution takes
+    layers = [
+        nn.Conv2d(3, 8, 3, stride=2),
+        *kept,
+        nn.Dropout(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 10),
+    ]
+    teacher = nn.Sequential(*layers)
+    holder = nn.ModuleDict(
+        {"teacher": teacher, "distiller": us.Distiller(pair()[0], teacher, [{"name": "kd"}])}
+    )
+    images, targets = batch()
+    state = copy.deepcopy(teacher.state_dict())
+    losses = {float(holder.train()["distiller"](images, targets).loss.detach()) for _ in range(3)}
+    assert len(losses) == 1
+    assert all(torch.equal(teacher.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_a_teacher_made_in_inference_mode_teaches():
+    with torch.inference_mode():
+        teacher = pair()[1]
+    distiller = us.Distiller(pair()[0], teacher, [{"name": "ce"}, {"name": "kd"}])
+    distiller.backward(distiller(*batch()))
+    assert all(p.grad is not None for p in distiller.trainable_parameters())
+
+
+def wrapped(how):
+    student, teacher = pair()
+    if how == "itself":
+        return student, student
+    if how == "a layer":
+        student.stem = teacher.stem
+        return student, teacher
+    if how == "compiled":
+        return torch.compile(student, backend="eager"), teacher
+    if how == "compiled teacher":
+        return student, torch.compile(teacher, backend="eager")
+    return nn.DataParallel(student), teacher
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("itself", "no parameter in common, got stem.0.weight in both"),
+        ("a layer", "no parameter in common, got stem.0.weight in both"),
+        ("compiled", "student must be the network itself, got a OptimizedModule"),
+        ("compiled teacher", "teacher must be the network itself, got a OptimizedModule"),
+        ("parallel", "student must be the network itself, got a DataParallel"),
+    ],
+)
+def test_networks_that_share_or_are_wrapped_are_refused_as_they_were(how, message):
+    student, teacher = wrapped(how)
+    with pytest.raises(ValueError, match=message):
+        us.Distiller(student, teacher, [{"name": "ce"}, {"name": "kd"}])
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_what_was_accumulated_of_a_batch_that_failed_can_be_forgotten():
+    distiller = us.Distiller(*pair(), [{"name": "ce"}, {"name": "dhkd"}], align="backbone")
+    images, targets = batch()
+    distiller.eval()  # the same forward twice
+    distiller.backward(distiller(images, targets))
+    expected = [p.grad for p in distiller.trainable_parameters()]
+    distiller.zero_grad()
+    distiller.backward(distiller(images[:4], targets[:4]), last=False, scale=0.5)
+    distiller.zero_grad()
+    distiller.backward(distiller(images, targets))
+    for parameter, gradient in zip(distiller.trainable_parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+
+
+def test_a_forward_without_a_graph_is_no_silent_standstill():
+    distiller = us.Distiller(*pair(), [{"name": "ce"}, {"name": "kd"}])
+    with torch.no_grad():
+        out = distiller(*batch())
+    with pytest.raises(
+        ValueError, match="must follow a forward that kept its graph, got a loss of ce, kd without"
+    ):
+        distiller.backward(out)

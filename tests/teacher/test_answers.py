@@ -1,5 +1,6 @@
 import copy
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -292,3 +293,15 @@ def test_a_full_disk_ends_the_storing_and_leaves_a_table_that_is_right(make, tmp
     assert again.table.filled == stored < 30
     assert torch.equal(collect(again, 0)["logits"], whole)
     again.close()
+
+
+def test_a_view_that_an_epoch_shows_twice_is_stored_once(make, tmp_path):
+    world = make(n=12, pad=0)
+    world.image_set = replace(world.image_set, targets=(torch.arange(12) > 1).long())  # two of one class
+    loader = world.loader(batch_size=6, balance=1.0)
+    rows, view = plan(loader, 0)
+    pairs = set(zip(rows.tolist(), view.tolist(), strict=True))
+    assert len(pairs) < len(rows)
+    with world.table(tmp_path / "t") as table:
+        list(Answers(loader, world.blocks(), table, epochs=1).epoch(0))
+        assert table.filled == len(pairs)

@@ -51,7 +51,7 @@ def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArra
     if size is not None:
         image = _resize_and_crop(image, size)
     pixels = np.asarray(image).reshape(image.height, image.width, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy: Pillow's own memory is read-only
 
 
 def _opened(source: Source) -> Image.Image:

@@ -81,6 +81,11 @@ class Backward:
         As with ``loss.backward()``, what already stands in ``.grad`` is added to. A parameter that no loss reaches
         keeps what it has.
         """
+        if out.terms and not out.loss.requires_grad:
+            raise ValueError(
+                f"backward must follow a forward that kept its graph, got a loss of {', '.join(out.terms)} without. "
+                "Call the distiller outside torch.no_grad(), with a student that can be trained"
+            )
         if self.shards is not None:
             self._through_shards(self.shards, out, last, scale)
             return
@@ -90,10 +95,14 @@ class Backward:
         if last:
             self._label, self._guide = self._mean(self._label, self._guide, terms=tuple(out.terms))
             merged = self._merge()
-            self._label, self._guide = [], []
+            self.forget()
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def forget(self) -> None:
+        """Drops the gradients of parts that were not merged."""
+        self._label, self._guide = [], []
 
     def _through_shards(self, shards: Shards, out: StepOutput, last: bool, scale: float) -> None:
         """FSDP2 averages the student's gradients while it differentiates; the heads' are averaged here."""

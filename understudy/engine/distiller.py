@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from understudy.engine.backward import Backward, StepOutput
 from understudy.engine.compiled import Compiled
 from understudy.engine.distributed import Ranks, Share
-from understudy.engine.guides import ONLY, Guides, by_name, check_teachers, seen_by
+from understudy.engine.guides import ONLY, Guides, by_name, check_networks, check_teachers, seen_by
 from understudy.engine.relations import GlobalBatch
 from understudy.engine.sharding import Shards
 from understudy.interface import Align, Batch, Network, Outputs, Setup
@@ -31,6 +32,8 @@ class Distiller(nn.Module):
     ``forward`` gives the losses of a batch, :meth:`backward` their (aligned) gradients, :meth:`deployable` the plain
     student. The student is tapped, never edited. The teacher is frozen in place and is no submodule: it is not in
     ``state_dict()`` and no wrapper sees it. What runs is a copy of it with the batch norms folded.
+    A copy of a distiller (``copy.deepcopy``, as ``AveragedModel`` makes one) has student and heads of its own, and the
+    same teacher.
 
     Where torch.distributed has a process group, each process gives its part of the batch, and ``backward`` leaves all
     of them the gradients of the global batch: wrap nothing, step every process's optimiser alike, and seed all
@@ -105,6 +108,7 @@ class Distiller(nn.Module):
         terms = build_terms(losses)
         modules = by_name(teacher)
         check_teachers(terms, modules)
+        check_networks(student, modules)
         example = _default_example(student) if example is None else example
         self.student = student
         network = describe(student, example, known=known_roles(student), overrides=student_taps)
@@ -142,6 +146,14 @@ class Distiller(nn.Module):
         if shard and self.ranks.several:
             self._shards = self._divided(example.device)
         self._backward = Backward(dict(self._trainable()), align, self.ranks, self._shards, twin)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distiller:
+        for teacher in self.guides.networks.values():
+            memo[id(teacher)], memo[id(teacher.module)] = teacher, teacher.module
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in self.__dict__.items():
+            twin.__dict__[name] = copy.deepcopy(value, memo)
+        return twin
 
     def _object(self, term: Term) -> None:
         """Refuses a term that makes no sense of this task."""
@@ -286,8 +298,16 @@ class Distiller(nn.Module):
             last: ``False`` while parts of one batch are accumulated; the processes' gradients are averaged and merged
                 once, at the last part.
             scale: this part's share of the batch, of all processes together (1 without accumulation).
+
+        Raises:
+            ValueError: the forward kept no graph (``torch.no_grad``), or nothing that it read can be trained.
         """
         self._backward(out, last=last, scale=scale)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets all gradients, those of the parts of a batch that was never finished among them."""
+        super().zero_grad(set_to_none)
+        self._backward.forget()
 
     def compile_student(self, backend: str | Callable[..., Any] = "inductor") -> None:
         """Compiles the student's forward and backward, one graph for each size of batch.

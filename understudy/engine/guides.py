@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from understudy.teacher.on_batch import BatchStatistics
 
 ONLY = "teacher"
 """Name of a teacher that is the only one."""
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 class Guides:
@@ -61,6 +63,9 @@ class Guides:
 
     def __bool__(self) -> bool:
         return bool(self.networks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_folded": {}}  # a copy folds its own
 
     @property
     def teachers(self) -> dict[str, Teacher]:
@@ -171,7 +176,8 @@ class Guides:
 
 def _state(module: nn.Module) -> object:
     """Returns what changes when a network's tensors are written to or exchanged (``tensor.data`` apart)."""
-    return [(t.data_ptr(), t._version) for t in chain(module.parameters(), module.buffers())]
+    tensors = chain(module.parameters(), module.buffers())
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors]
 
 
 def seen_by(term: Term, answers: Mapping[str, Outputs]) -> Outputs:
@@ -188,6 +194,24 @@ def by_name(teacher: nn.Module | Mapping[str, nn.Module] | None) -> dict[str, nn
     if teacher is None:
         return {}
     return dict(teacher) if isinstance(teacher, Mapping) else {ONLY: teacher}
+
+
+def check_networks(student: nn.Module, teachers: Mapping[str, nn.Module]) -> None:
+    """Refuses networks in a wrapper, and a student that shares parameters with a teacher, who would be frozen."""
+    for name, module in (("student", student), *teachers.items()):
+        if isinstance(module, _WRAPPERS) or "_orig_mod" in module._modules:
+            raise ValueError(
+                f"{name} must be the network itself, got a {type(module).__name__} around it. Pass what is inside: "
+                "processes are found without it, and compile_student() compiles"
+            )
+    own = {id(parameter): name for name, parameter in student.named_parameters()}
+    for module in teachers.values():
+        shared = next((own[id(p)] for p in module.parameters() if id(p) in own), None)
+        if shared is not None:
+            raise ValueError(
+                f"student and teacher must have no parameter in common, got {shared} in both: the teacher is frozen. "
+                "Give the teacher a copy of its own (copy.deepcopy)"
+            )
 
 
 def check_teachers(terms: Iterable[Term], teachers: Mapping[str, nn.Module]) -> None:

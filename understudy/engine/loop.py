@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,8 @@ class Job:
     device: torch.device
     folder: Path
     console: Console
-    measure: Callable[[], dict[str, float]] | None = None
-    """Scores on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
+    measure: Callable[[Job], dict[str, float]] | None = None
+    """Scores of a job on the images held out of train, as ``{"val/acc1": ...}``; ``None`` if there are none."""
     average: MovingAverage | None = None
     epoch: int = 0
     """Epochs done."""
@@ -68,6 +70,8 @@ class Job:
     """Who else is told every epoch's line."""
     captured: CapturedSteps | None = None
     """What runs forward and backward passes as one graph, if that was asked for and can be."""
+    inputs: dict[str, Any] = field(default_factory=dict)
+    """What else the run depends on, for its checkpoints (:mod:`understudy.inputs`)."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set to ask the loop for a checkpoint and an end; on several processes any may ask."""
     wishes: Wishes = field(init=False)
@@ -122,6 +126,7 @@ class Job:
             "seconds": self.seconds,
             "threads": torch.get_num_threads(),
             "watch": self.watch.state_dict(),
+            "inputs": self.inputs,
         }
 
     def save(self) -> None:
@@ -141,7 +146,8 @@ class Job:
     def keep_good(self) -> None:
         """Keeps the last checkpoint as the state to go back to, if there may be a need and it is one."""
         if self.ranks.is_first and self.watch.rewinds and self.step == 0 and self.watch.suspects == 0:
-            write_atomic(self.good, lambda file: file.write(self.checkpoint.read_bytes()))
+            with self.checkpoint.open("rb") as last:
+                write_atomic(self.good, partial(shutil.copyfileobj, last))
 
     def go_back(self, finding: Finding) -> None:
         """Returns to the last good epoch, with a lower learning rate."""
@@ -238,7 +244,7 @@ def _epoch(job: Job) -> Iterator[None]:
         job.console.say(f"left out {said['train/skipped']} steps: {job.watch.events[-1]['what']}")
     _settle(job, finding)
     if job.measure is not None and (job.epoch % job.train.eval_every == 0 or job.epoch == job.train.epochs):
-        line |= job.measure()
+        line |= job.measure(job)
         if not (job.watch.rewinds and job.watch.suspects):  # an epoch that may have to be undone
             _keep_best(job, line)
     images = (job.steps - first) * job.train.batch_size
@@ -393,11 +399,36 @@ def _epoch_line(line: dict[str, Any], epochs: int, task: Task) -> str:
     return f"{text}  {line['images_per_second']:.0f} images/s"
 
 
+class _Handler:
+    """What a signal does: the first sets ``stop``, here and in all that this stands in; a second INT interrupts."""
+
+    def __init__(self, stop: threading.Event, around: object) -> None:
+        self.stop = stop
+        self.around = around if isinstance(around, _Handler) else None
+        self.asked = False
+        if self.around is not None and self.around.asked:
+            self.ask()
+
+    def __call__(self, number: int, frame: Any) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.ask()
+
+    def ask(self) -> None:
+        self.asked = True
+        self.stop.set()
+        if self.around is not None:
+            self.around.ask()
+
+
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     """Turns the first INT, TERM or USR1 into ``stop``; a second INT interrupts at once, as usual.
 
     A batch system announces with TERM or USR1 that it needs the machine (SLURM: ``--signal=USR1@120``).
+
+    One may stand in another: a signal is meant for both, and what begins after it is stopped from the start. So a job
+    of several runs ends even if the signal comes when one of them has nothing left to stop.
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
     """
@@ -405,16 +436,11 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-
-    def handle(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
+    handler = _Handler(stop, before[signal.SIGTERM])
     for number in before:
-        signal.signal(number, handle)
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, former in before.items():
+            signal.signal(number, former)

@@ -27,7 +27,7 @@ class Taps:
     shows what the network itself went on with.
 
     Copies of the module (``copy.deepcopy``, pickle) carry hooks that do nothing; :func:`without_hooks` makes
-    one that carries none.
+    one that carries none. A copy of the taps themselves reads the copy of the network.
 
     Args:
         network: from :func:`understudy.taps.describe`. Only its modules' hooks change.
@@ -48,6 +48,7 @@ class Taps:
     """
 
     def __init__(self, network: Network, roles: Iterable[str]) -> None:
+        self.network = network
         self.roles = _expand(network, roles)
         self._shown: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
@@ -95,6 +96,9 @@ class Taps:
         self._handles.clear()
         self._shown.clear()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _on_copy, (self.network, self.roles)
+
     def __enter__(self) -> Taps:
         return self
 
@@ -105,11 +109,21 @@ class Taps:
 def without_hooks(module: M) -> M:
     """Returns a deep copy of a module without any hook of :class:`Taps`; others' hooks are copied with it."""
     plain = copy.deepcopy(module)
-    for m in plain.modules():
+    _remove_spent(plain)
+    return plain
+
+
+def _on_copy(network: Network, roles: tuple[str, ...]) -> Taps:
+    _remove_spent(network.module)
+    return Taps(network, roles)
+
+
+def _remove_spent(module: nn.Module) -> None:
+    """Removes what hooks became when their module was copied."""
+    for m in module.modules():
         for hooks in (m._forward_hooks, m._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if isinstance(hook, _Spent)]:
                 del hooks[key]
-    return plain
 
 
 class _Hook:

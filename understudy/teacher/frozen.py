@@ -15,7 +15,9 @@ class Teacher:
     """Answers a batch with the roles that the terms read.
 
     The module is put into eval mode and its parameters are frozen, in place: a teacher does nothing else in the
-    process. It is deliberately no :class:`torch.nn.Module`, so that whatever wraps the student never sees it.
+    process. A ``train()`` that reaches it later (of a module that holds it, as Lightning's are told every epoch) is
+    undone before it is asked. It is deliberately no :class:`torch.nn.Module`, so that whatever wraps the student never
+    sees it.
     """
 
     def __init__(self, network: Network, roles: Iterable[str], precision: str = "fp32") -> None:
@@ -45,6 +47,8 @@ class Teacher:
             images: normalised.
             question: what it is given besides (:attr:`understudy.interface.Batch.question`).
         """
+        if self.module.training:
+            self.module.eval()
         with (
             torch.no_grad(),  # not inference mode: the losses save these tensors for their backward
             torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"),

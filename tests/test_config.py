@@ -89,7 +89,27 @@ def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
         ),
         (
             "data: {name: digits}\nstudent: {model: x}\ntrain:\n  epochs: many\n",
-            r"line 4: train.epochs .*integer.*'many'",
+            r"line 4: train.epochs must be a whole number, got 'many'",
+        ),
+        ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: }\n", r"a whole number, got nothing"),
+        ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 1e30}\n", r"a whole number, got 1e\+30"),
+        ("data: {name: digits}\nstudent: {model: x}\nepochs: 3\n", r"Did you mean 'train.epochs'\?"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nlr: 3\n",
+            r"line 3: unknown key 'lr'. Did you mean 'train.optimizer.lr'\?",
+        ),
+        (
+            "data: digits\nstudent: {model: x}\n",
+            r"line 1: data must be a mapping of keys, got 'digits'. Write data: \{name: digits\}",
+        ),
+        ("data: {name: digits}\nstudent: resnet20\n", r"Write student: \{model: resnet20\}"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain: {optimizer: {lr: .inf}}\n",
+            r"train.optimizer.lr must be a finite number, got inf",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain: {compile: perhaps}\n",
+            r"train.compile must be true or false, got 'perhaps'",
         ),
         (
             "data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 0}\n",

@@ -184,7 +184,9 @@ def predict(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or its student.safetensors")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, or folders of them")
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes (or objects) to name")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
     out: Annotated[
@@ -195,12 +197,12 @@ def predict(
     ] = None,
 ) -> None:
     """Say what is on images, or where."""
-    from understudy.predict import load_predictor, write_masks
+    from understudy.predict import image_files, load_predictor, write_masks
 
-    predictor = load_predictor(source)
+    predictor, files = load_predictor(source), image_files(images)
     if out is not None:
-        write_masks(predictor, images, out)
-    for image in images:
+        write_masks(predictor, files, out)
+    for image in files:
         answer = predictor(image, top)
         if as_json:
             print(json.dumps(answer.as_dict()))
@@ -296,22 +298,37 @@ def report(
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The config to write")] = Path("distill.yaml"),
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, parquet, imagefolder")] = None,
-    train: Annotated[Optional[str], typer.Option(help="Training images: parquet file or folder")] = None,  # noqa: UP045
-    test: Annotated[Optional[str], typer.Option(help="Test images: parquet file or folder")] = None,  # noqa: UP045
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="imagefolder, parquet, manifest, cifar10 ... (understudy list data)"),
+    ] = None,
+    root: Annotated[Optional[str], typer.Option(help="Folder of a data set that has one")] = None,  # noqa: UP045
+    train: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Training images: a folder with one folder per class, a parquet file, or a table"),
+    ] = None,
+    test: Annotated[Optional[str], typer.Option(help="Test images, likewise")] = None,  # noqa: UP045
+    image_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=8, help="Scale all images to this many pixels a side; by default a look at them decides"
+        ),
+    ] = None,
     teacher: Annotated[Optional[str], typer.Option(help="Name of the teacher's model")] = None,  # noqa: UP045
     weights: Annotated[Optional[str], typer.Option(help="File with the teacher's weights")] = None,  # noqa: UP045
     student: Annotated[Optional[str], typer.Option(help="Name of the student's model")] = None,  # noqa: UP045
     method: Annotated[Optional[str], typer.Option(help="A preset: dhkd, kd, dkd, kd++ ...")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Passes over the training images")] = None,  # noqa: UP045
 ) -> None:
     """Write a commented config from a few questions or flags."""
     from understudy.init import write_config
 
     flags = {
         "data": data,
+        "root": root,
         "train": train,
         "test": test,
+        "image_size": image_size,
         "teacher": teacher,
         "weights": weights,
         "student": student,
@@ -319,7 +336,7 @@ def init(
         "epochs": epochs,
     }
     write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
-    print(f"wrote {path}; the commands that use it are in its first lines")
+    print(f"wrote {path}; its first lines are the commands to run next")
 
 
 def list_(

@@ -93,6 +93,10 @@ def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
         ),
         ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: }\n", r"a whole number, got nothing"),
         ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 1e30}\n", r"a whole number, got 1e\+30"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nseed: 99999999999999999999\n",
+            r"seed should be less than",
+        ),
         ("data: {name: digits}\nstudent: {model: x}\nepochs: 3\n", r"Did you mean 'train.epochs'\?"),
         (
             "data: {name: digits}\nstudent: {model: x}\nlr: 3\n",

@@ -426,7 +426,7 @@ class TuneConfig(_Strict):
 class Config(_Strict):
     """One job."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     data: DataConfig
     teacher: TeacherConfig | None = None
     teachers: dict[str, TeacherConfig] | None = None

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -394,7 +393,9 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"understudy {metadata.version('understudy-distill')}")
+        import understudy
+
+        print(f"understudy {understudy.__version__}")
         raise typer.Exit
 
 

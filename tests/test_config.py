@@ -150,6 +150,14 @@ def test_a_missing_file_says_how_to_write_one(tmp_path):
         load_config(tmp_path / "nothing.yaml")
 
 
+def test_a_folder_is_no_config_and_a_run_is_to_be_resumed(tmp_path):
+    with pytest.raises(ValueError, match=r"got the folder .*\. Name the file$"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ValueError, match=r"or continue a run with: understudy resume .*"):
+        load_config(tmp_path)
+
+
 @pytest.mark.parametrize("argument", ["epochs", "=5", "train.epochs=[1"])
 def test_a_wrong_override_is_refused(argument):
     with pytest.raises(ValueError, match="override"):

@@ -582,6 +582,9 @@ def differences(given: Any, resolved: Any, prefix: str = "") -> list[str]:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Reads one YAML file and what it extends."""
     if not path.is_file():
+        if path.is_dir():
+            more = f", or continue a run with: understudy resume {path}" * (path / "config.yaml").is_file()
+            raise ValueError(f"a config must be a YAML file, got the folder {path}. Name the file{more}")
         raise ValueError(
             f"a config must be a YAML file, got {path}, which is not there. Write one with: understudy init"
         )

@@ -152,6 +152,30 @@ def test_folders_that_do_not_fit_are_one_line(understudy, config, tmp_path):
     refused(understudy("train", config, "train.epochs=1"), "finished run")
     refused(understudy("train", config, "train.epochs=2"), "train.epochs")
     refused(understudy("predict", tmp_path / "run", config), "cannot be read")
+    refused(understudy("train", config, f"output={config}/run"), "Not a directory", "Check the path")
+
+
+def test_predict_takes_folders_and_names_what_is_wrong_with_one(understudy, config, tmp_path):
+    assert understudy("train", config, "train.epochs=1", "-q")[0] == 0
+    run, photos = tmp_path / "run", tmp_path / "my photos"
+    refused(understudy("predict", run, tmp_path / "none.png"), "none.png", "cannot be read")
+    (photos / "2024" / ".trash").mkdir(parents=True)
+    refused(understudy("predict", run, photos), "my photos", "which has none")
+    for name in ("b.PNG", "a.png", "2024/c.jpg", "2024/.trash/d.png"):
+        Image.new("RGB", (9, 8)).save(photos / name)
+    (photos / "notes.txt").write_text("no image")
+    status, out, _ = understudy("predict", run, photos, "--json")
+    assert status == 0
+    named = [Path(json.loads(line)["path"]).relative_to(photos) for line in out.splitlines()]
+    assert [str(path) for path in named] == ["2024/c.jpg", "a.png", "b.PNG"]
+    assert [a.path for a in us.predict(run, [photos / "a.png"])] == [str(photos / "a.png")]
+
+
+def test_a_study_is_answered_with_one_of_its_runs(understudy, tmp_path):
+    (tmp_path / "kd" / "seed-0").mkdir(parents=True)
+    (tmp_path / "kd" / "seed-0" / "student.safetensors").touch()
+    (tmp_path / "study.json").touch()
+    refused(understudy("predict", tmp_path, "a.png"), "the study", f"{tmp_path}/kd/seed-0")
 
 
 def test_class_counts_that_differ_under_a_logit_method_are_named(understudy, config, tmp_path, monkeypatch):

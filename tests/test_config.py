@@ -89,7 +89,31 @@ def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
         ),
         (
             "data: {name: digits}\nstudent: {model: x}\ntrain:\n  epochs: many\n",
-            r"line 4: train.epochs .*integer.*'many'",
+            r"line 4: train.epochs must be a whole number, got 'many'",
+        ),
+        ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: }\n", r"a whole number, got nothing"),
+        ("data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 1e30}\n", r"a whole number, got 1e\+30"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nseed: 99999999999999999999\n",
+            r"seed should be less than",
+        ),
+        ("data: {name: digits}\nstudent: {model: x}\nepochs: 3\n", r"Did you mean 'train.epochs'\?"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nlr: 3\n",
+            r"line 3: unknown key 'lr'. Did you mean 'train.optimizer.lr'\?",
+        ),
+        (
+            "data: digits\nstudent: {model: x}\n",
+            r"line 1: data must be a mapping of keys, got 'digits'. Write data: \{name: digits\}",
+        ),
+        ("data: {name: digits}\nstudent: resnet20\n", r"Write student: \{model: resnet20\}"),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain: {optimizer: {lr: .inf}}\n",
+            r"train.optimizer.lr must be a finite number, got inf",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\ntrain: {compile: perhaps}\n",
+            r"train.compile must be true or false, got 'perhaps'",
         ),
         (
             "data: {name: digits}\nstudent: {model: x}\ntrain: {epochs: 0}\n",
@@ -124,6 +148,14 @@ def test_a_wrong_config_is_one_line_that_says_where(tmp_path, text, message):
 def test_a_missing_file_says_how_to_write_one(tmp_path):
     with pytest.raises(ValueError, match="understudy init"):
         load_config(tmp_path / "nothing.yaml")
+
+
+def test_a_folder_is_no_config_and_a_run_is_to_be_resumed(tmp_path):
+    with pytest.raises(ValueError, match=r"got the folder .*\. Name the file$"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ValueError, match=r"or continue a run with: understudy resume .*"):
+        load_config(tmp_path)
 
 
 @pytest.mark.parametrize("argument", ["epochs", "=5", "train.epochs=[1"])

@@ -1,6 +1,7 @@
 """What is said of the package in several places is the same."""
 
 import re
+from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 import understudy as us
-from understudy.cli import COMMANDS
+from understudy.cli import COMMANDS, main
 from understudy.methods import METHODS
 from understudy.methods.presets import PRESETS
 
@@ -17,14 +18,31 @@ ROOT = Path(__file__).parents[1]
 
 def test_the_citation_is_of_this_version_and_names_what_there_is():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    (version,) = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert citation["version"] == version
+    assert citation["version"] == us.__version__
     for reference in citation["references"]:
         assert reference["authors"]
         named = re.findall(r"[a-z_+]{2,}", reference["notes"].partition("gradient")[0].partition(": ")[2])
         terms = set(named) - {"the", "term", "terms", "and", "presets"}
         assert terms
         assert terms <= METHODS.keys() | PRESETS.keys(), reference["title"]
+
+
+def test_dir_shows_what_is_exported_and_nothing_that_it_is_made_of():
+    text = (ROOT / "understudy" / "__init__.py").read_text()
+    exported = re.findall(r"^from [\w.]+ import \w+ as (\w+)$", text, re.MULTILINE)
+    assert dir(us) == sorted(["__version__", *exported])
+
+
+def test_the_version_is_said_in_a_checkout_that_is_not_installed(monkeypatch, capsys):
+    def nowhere(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nowhere)
+    monkeypatch.setattr("sys.argv", ["understudy", "--version"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert capsys.readouterr().out == f"understudy {us.__version__}\n"
 
 
 OTHERWISE = {

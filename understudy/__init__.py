@@ -7,6 +7,8 @@ distiller = us.Distiller(student, teacher, losses=[...])   # or one part of your
 loss = us.losses.dkd_loss(student_logits, teacher_logits, target)
 """
 
+from types import ModuleType
+
 from understudy import analysis as analysis
 from understudy import gradients as gradients
 from understudy import listing as listing
@@ -14,6 +16,7 @@ from understudy import losses as losses
 from understudy import metrics as metrics
 from understudy import tables as tables
 from understudy.analyses import ANALYSES as ANALYSES
+from understudy.analyses.job import Analysed as Analysed
 from understudy.analyses.job import analyze as analyze
 from understudy.bench import bench as bench
 from understudy.compare import compare as compare
@@ -26,6 +29,7 @@ from understudy.engine.backward import StepOutput as StepOutput
 from understudy.engine.distiller import Distiller as Distiller
 from understudy.engine.divergence import DivergedError as DivergedError
 from understudy.engine.loop import InterruptedRunError as InterruptedRunError
+from understudy.exports import Exported as Exported
 from understudy.exports import export as export
 from understudy.init import write_config as write_config
 from understudy.interface import Batch as Batch
@@ -38,6 +42,7 @@ from understudy.methods import Method as Method
 from understudy.methods.presets import PRESETS as PRESETS
 from understudy.models import MODELS as MODELS
 from understudy.models import create_model as create_model
+from understudy.predict import Prediction as Prediction
 from understudy.predict import predict as predict
 from understudy.report import write_run_report as write_run_report
 from understudy.report import write_study_report as write_study_report
@@ -54,3 +59,14 @@ from understudy.taps import Taps as Taps
 from understudy.taps import describe as describe
 from understudy.tune import Tuned as Tuned
 from understudy.tune import tune as tune
+
+__version__ = "0.1.0.dev0"
+
+_MODULES = {"analysis", "gradients", "listing", "losses", "metrics", "tables"}
+"""The submodules that are meant to be used; of the others the package itself is made."""
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, which are all that stands in the imports above."""
+    names = (n for n, value in globals().items() if n in _MODULES or not isinstance(value, ModuleType))
+    return sorted(n for n in names if n == "__version__" or not (n.startswith("_") or n == "ModuleType"))

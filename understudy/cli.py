@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -56,14 +55,16 @@ def distill(
 
 def resume(
     run_folder: RunFolder,
-    previous: Annotated[bool, typer.Option("--previous", help="From the checkpoint before the last")] = False,
+    previous: Annotated[
+        bool, typer.Option("--previous", help="Start from the checkpoint before the last one")
+    ] = False,
     changed: Annotated[
         bool,
         typer.Option("--changed", help="Even with other images, teachers or settings than it began with"),
     ] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Take an interrupted run to its end, exactly."""
+    """Continue an interrupted run to its end, exactly as if it had never stopped."""
     from understudy import run
 
     run.resume(run_folder, previous=previous, changed=changed, quiet=quiet)
@@ -71,16 +72,18 @@ def resume(
 
 def evaluate(
     source: Annotated[
-        str, typer.Argument(metavar="RUN|CONFIG", help="A run folder, or a config with student.weights")
+        str, typer.Argument(metavar="RUN|CONFIG", help="A run folder, or a config that names student.weights")
     ],
     overrides: Overrides = None,
     corruptions: Annotated[
         bool,
-        typer.Option("--corruptions", help="Also on noise, blur, low contrast and JPEG, five levels each"),
+        typer.Option(
+            "--corruptions", help="Also measure under noise, blur, low contrast and JPEG, five levels each"
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="All numbers as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all numbers as JSON")] = False,
 ) -> None:
-    """Measure a run, or weights, on the test images: accuracy, calibration, likeness to the teacher."""
+    """Measure a run, or weights, on the test images: accuracy, calibration, agreement with the teacher."""
     from understudy import run
 
     result = run.evaluate(source, corruptions=corruptions, quiet=as_json, **_parsed(overrides))
@@ -94,13 +97,13 @@ def analyze(
     only: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--only", help="An analysis by name; may be repeated. By default all that train nothing"
+            "--only", help="Name of one analysis; may be repeated. Default: all that need no training"
         ),
     ] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; by default RUN/analysis")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to. Default: RUN/analysis")] = None,  # noqa: UP045
     quiet: Quiet = False,
 ) -> None:
-    """The papers' analyses of a trained pair: numbers, tables, figures and a page (understudy list analyses)."""
+    """Run the papers' analyses on a trained pair: numbers, tables, figures and a page (understudy list analyses)."""
     from understudy.analyses.job import analyze as run_analyses
 
     run_analyses(folder, only or (), out, quiet=quiet, **_parsed(overrides))
@@ -108,26 +111,28 @@ def analyze(
 
 def study(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG|recipe:NAME", help="A YAML file, or a paper's table")
+        str, typer.Argument(metavar="CONFIG|recipe:NAME", help="A YAML file, or a table of a paper")
     ],
     overrides: Overrides = None,
-    workers: Annotated[int, typer.Option(min=1, help="Runs at once, each in a process of its own")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many runs to train at once, each in its own process")
+    ] = 1,
     scale: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="Of a recipe: the share of its epochs and training images that is kept"),
+        typer.Option(help="For a recipe: the share of its epochs and training images to keep"),
     ] = None,
     all_images: Annotated[
-        bool, typer.Option("--all-images", help="With --scale: shrink epochs only")
+        bool, typer.Option("--all-images", help="With --scale: shrink the epochs only")
     ] = False,
     teachers: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            metavar="DIR", help="Of a recipe: weights of its teachers, a file MODEL.safetensors each"
+            metavar="DIR", help="For a recipe: folder with its teachers' weights, one MODEL.safetensors each"
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Did it help? Teacher, student alone and methods over seeds, with a plain verdict; or a table of a paper."""
+    """Did it help? Train teacher, student alone and methods over several seeds; or re-run a table of a paper."""
     from understudy.reproduce import PREFIX, reproduce
     from understudy.study import study as run_study
 
@@ -156,13 +161,17 @@ def tune(
     overrides: Overrides = None,
     auto: Annotated[
         bool,
-        typer.Option("--auto", help="Race the student alone, kd, dkd, dhkd, kd++ and reviewkd"),
+        typer.Option(
+            "--auto", help="Choose the method too: race the student alone, kd, dkd, dhkd, kd++ and reviewkd"
+        ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="How many trials to run at once, each in its own process")
+    ] = 1,
     quiet: Quiet = False,
     trial: Annotated[Optional[int], typer.Option(hidden=True)] = None,  # noqa: UP045 (what a worker is started with)
 ) -> None:
-    """Search settings, or the method, on images held out of train; goes on where it was stopped; writes best.yaml."""
+    """Search for the best settings, or the method, on held-out training images; writes best.yaml."""
     if trial is not None:
         from understudy.config import load_config
         from understudy.trial import run_trial
@@ -175,10 +184,10 @@ def tune(
 
 
 def demo(
-    output: Annotated[str, typer.Option(help="Folder of all runs and of the report")] = "runs/demo",
+    output: Annotated[str, typer.Option(help="Folder for all runs and the report")] = "runs/demo",
     quiet: Quiet = False,
 ) -> None:
-    """Run the main job on scikit-learn's digits, on the CPU, in about two minutes."""
+    """See it work: a teacher, a student alone, KD and DHKD on scikit-learn's digits, in about two minutes."""
     from understudy.demo import demo as run_demo
 
     run_demo(output, quiet=quiet)
@@ -188,23 +197,25 @@ def predict(
     source: Annotated[
         Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or its student.safetensors")
     ],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Image files, or folders of them")
+    ],
     top: Annotated[int, typer.Option(min=1, help="How many classes (or objects) to name")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image")] = False,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help="Folder for NAME.png: masks of a network that classifies pixels, boxes of one that finds objects"
+            help="Folder for pictures of the masks (segmentation) or boxes (detection), NAME.png each"
         ),
     ] = None,
 ) -> None:
-    """Say what is on images, or where."""
-    from understudy.predict import load_predictor, write_masks
+    """Say what is in images: classes, masks or boxes."""
+    from understudy.predict import image_files, load_predictor, write_masks
 
-    predictor = load_predictor(source)
+    predictor, files = load_predictor(source), image_files(images)
     if out is not None:
-        write_masks(predictor, images, out)
-    for image in images:
+        write_masks(predictor, files, out)
+    for image in files:
         answer = predictor(image, top)
         if as_json:
             print(json.dumps(answer.as_dict()))
@@ -220,10 +231,10 @@ def predict(
 def export(
     run_folder: RunFolder,
     to: Annotated[list[str] | None, typer.Option("--to", help="safetensors, pt2, onnx, int8 or all")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; by default RUN/export")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to. Default: RUN/export")] = None,  # noqa: UP045
     quiet: Quiet = False,
 ) -> None:
-    """Write a run's model for deployment, checked against the trained one."""
+    """Write a run's model as safetensors, torch.export, ONNX or int8, checked against the trained one."""
     from understudy.exports import export as run_export
 
     run_export(run_folder, tuple(to or ["all"]), out, quiet=quiet)
@@ -232,9 +243,9 @@ def export(
 def bench(
     config: ConfigFile,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON")] = False,
 ) -> None:
-    """Where a step's time goes: data, teacher, student, losses, alignment, optimiser."""
+    """Show where a step's time goes: data, teacher, student, losses, alignment, optimiser."""
     from understudy.bench import bench as run_bench
 
     result = run_bench(config, quiet=as_json, **_parsed(overrides))
@@ -248,7 +259,7 @@ def table(
     overrides: Overrides = None,
     quiet: Quiet = False,
 ) -> None:
-    """The teacher's remembered answers: fill them ahead of training, look at them, check or remove them."""
+    """Manage the teacher's stored answers: compute them ahead of training, inspect, check or remove them."""
     from understudy import tables
 
     actions = {"fill": tables.fill, "info": tables.info, "verify": tables.verify, "remove": tables.remove}
@@ -258,9 +269,9 @@ def table(
 def doctor(
     config: ConfigFile,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All findings as JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all findings as JSON")] = False,
 ) -> None:
-    """One batch through everything before the first epoch: taps, teacher, classes, memory, speed."""
+    """Check a config on one batch before training: taps, teacher, classes, memory, speed."""
     from understudy.doctor import doctor as run_doctor
 
     result = run_doctor(config, quiet=as_json, **_parsed(overrides))
@@ -272,10 +283,10 @@ def doctor(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs")],
-    out: Annotated[Optional[Path], typer.Option(help="Folder for tables and report")] = None,  # noqa: UP045
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON")] = False,
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the tables and a report")] = None,  # noqa: UP045
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON")] = False,
 ) -> None:
-    """Compare finished runs, paired by seed."""
+    """Compare finished runs in one table, paired by seed."""
     from understudy.compare import compare as compare_runs
 
     table = compare_runs(runs, output=out, quiet=as_json)
@@ -285,9 +296,12 @@ def compare(
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A run or study folder")],
-    alone: Annotated[Optional[Path], typer.Option(help="The run of the student alone, for the table")] = None,  # noqa: UP045
+    alone: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="The run of the student trained alone, to compare with"),
+    ] = None,
 ) -> None:
-    """Write the HTML page of a run or study anew."""
+    """Write the HTML report of a run or study again."""
     from understudy.report import write_run_report, write_study_report
 
     if (folder / "study.json").exists():
@@ -300,22 +314,37 @@ def report(
 
 def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="The config to write")] = Path("distill.yaml"),
-    data: Annotated[str | None, typer.Option(help="digits, cifar10, cifar100, parquet, imagefolder")] = None,
-    train: Annotated[Optional[str], typer.Option(help="Training images: parquet file or folder")] = None,  # noqa: UP045
-    test: Annotated[Optional[str], typer.Option(help="Test images: parquet file or folder")] = None,  # noqa: UP045
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="imagefolder, parquet, manifest, cifar10 ... (understudy list data)"),
+    ] = None,
+    root: Annotated[Optional[str], typer.Option(help="Folder of a data set that has one")] = None,  # noqa: UP045
+    train: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Training images: a folder with one folder per class, a parquet file, or a table"),
+    ] = None,
+    test: Annotated[Optional[str], typer.Option(help="Test images, likewise")] = None,  # noqa: UP045
+    image_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=8, help="Scale all images to this many pixels a side; by default a look at them decides"
+        ),
+    ] = None,
     teacher: Annotated[Optional[str], typer.Option(help="Name of the teacher's model")] = None,  # noqa: UP045
     weights: Annotated[Optional[str], typer.Option(help="File with the teacher's weights")] = None,  # noqa: UP045
     student: Annotated[Optional[str], typer.Option(help="Name of the student's model")] = None,  # noqa: UP045
     method: Annotated[Optional[str], typer.Option(help="A preset: dhkd, kd, dkd, kd++ ...")] = None,  # noqa: UP045
-    epochs: Annotated[Optional[int], typer.Option(min=1)] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(min=1, help="Passes over the training images")] = None,  # noqa: UP045
 ) -> None:
     """Write a commented config from a few questions or flags."""
     from understudy.init import write_config
 
     flags = {
         "data": data,
+        "root": root,
         "train": train,
         "test": test,
+        "image_size": image_size,
         "teacher": teacher,
         "weights": weights,
         "student": student,
@@ -323,50 +352,54 @@ def init(
         "epochs": epochs,
     }
     write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
-    print(f"wrote {path}; the commands that use it are in its first lines")
+    print(f"wrote {path}; its first lines are the commands to run next")
 
 
 def list_(
     what: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(help="methods, presets, models, data, analyses or recipes"),
+        typer.Argument(help="methods, presets, models, data, analyses or recipes; all of them if left out"),
     ] = None,
-    name: Annotated[Optional[str], typer.Argument(help="With recipes: one of them, row by row")] = None,  # noqa: UP045
-    student: Annotated[Optional[str], typer.Option(help="With --teacher: measure what methods cost")] = None,  # noqa: UP045
-    teacher: Annotated[Optional[str], typer.Option(help="Model of the pair's teacher")] = None,  # noqa: UP045
-    classes: Annotated[int, typer.Option(min=2, help="Classes of the pair")] = 100,
-    size: Annotated[int, typer.Option(min=1, help="Pixels of the pair's images, a side")] = 32,
+    name: Annotated[Optional[str], typer.Argument(help="With recipes: show one of them, row by row")] = None,  # noqa: UP045
+    student: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --teacher: measure what each method costs for this pair"),
+    ] = None,
+    teacher: Annotated[Optional[str], typer.Option(help="The teacher of that pair")] = None,  # noqa: UP045
+    classes: Annotated[int, typer.Option(min=2, help="How many classes that pair has")] = 100,
+    size: Annotated[int, typer.Option(min=1, help="Side of that pair's images, in pixels")] = 32,
 ) -> None:
-    """List methods, presets, models, data sets, analyses and recipes; for a pair of models, what every method costs."""
+    """List methods, presets, models, data sets, analyses and recipes; for a pair of models, what each method costs."""
     from understudy.listing import show
 
     show(what, name=name, student=student, teacher=teacher, num_classes=classes, size=size)
 
 
+PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    "Get started": {"init": init, "doctor": doctor, "demo": demo, "list": list_},
+    "Train": {"train": train, "distill": distill, "resume": resume, "tune": tune},
+    "Evaluate": {
+        "evaluate": evaluate,
+        "study": study,
+        "compare": compare,
+        "analyze": analyze,
+        "report": report,
+    },
+    "Deploy": {"predict": predict, "export": export},
+    "Speed": {"table": table, "bench": bench},
+}
+"""The verbs as ``--help`` groups them."""
+
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": demo,
-    "train": train,
-    "distill": distill,
-    "resume": resume,
-    "evaluate": evaluate,
-    "analyze": analyze,
-    "predict": predict,
-    "table": table,
-    "doctor": doctor,
-    "bench": bench,
-    "export": export,
-    "study": study,
-    "tune": tune,
-    "compare": compare,
-    "report": report,
-    "init": init,
-    "list": list_,
+    name: command for verbs in PANELS.values() for name, command in verbs.items()
 }
 
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"understudy {metadata.version('understudy-distill')}")
+        import understudy
+
+        print(f"understudy {understudy.__version__}")
         raise typer.Exit
 
 
@@ -380,8 +413,9 @@ def _main(
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.callback()(_main)
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+for _panel, _verbs in PANELS.items():
+    for _name, _command in _verbs.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def main() -> None:
@@ -401,8 +435,7 @@ def main() -> None:
     except OtherProcessError:
         sys.exit(2)  # the process that failed says why
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"understudy: {message}", file=sys.stderr)
+        print(f"understudy: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         if (line := lost(error)) is None:
@@ -411,6 +444,14 @@ def main() -> None:
         sys.exit(2)
     except (InterruptedRunError, KeyboardInterrupt):
         sys.exit(130)
+
+
+def _one_line(error: ValueError | OSError) -> str:
+    """Returns what is said of an error; the system's own do not say what to do."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        reason = f"{os.strerror(error.errno)}: {error.filename}"
+        return f"{' '.join(reason.split())}. Check the path, who may write there, and the space on the disk"
+    return " ".join(str(error).split())
 
 
 def _parsed(overrides: list[str] | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +23,7 @@ MOST_ENTRIES = 100_000
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class RandAugmentConfig(_Strict):
@@ -429,7 +429,7 @@ class TuneConfig(_Strict):
 class Config(_Strict):
     """One job."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     data: DataConfig
     teacher: TeacherConfig | None = None
     teachers: dict[str, TeacherConfig] | None = None
@@ -585,6 +585,9 @@ def differences(given: Any, resolved: Any, prefix: str = "") -> list[str]:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Reads one YAML file and what it extends."""
     if not path.is_file():
+        if path.is_dir():
+            more = f", or continue a run with: understudy resume {path}" * (path / "config.yaml").is_file()
+            raise ValueError(f"a config must be a YAML file, got the folder {path}. Name the file{more}")
         raise ValueError(
             f"a config must be a YAML file, got {path}, which is not there. Write one with: understudy init"
         )
@@ -723,16 +726,56 @@ def _as_config_error(error: ValidationError) -> ConfigError:
     )  # of pydantic's own names of kinds
     dotted = ".".join(map(str, keys))
     if problem["type"] == "extra_forbidden":
-        known = _fields_at(keys[:-1])
-        return ConfigError(f"unknown key {dotted!r}. {did_you_mean(str(keys[-1]), known)}", keys)
+        return ConfigError(f"unknown key {dotted!r}. {_meant(keys)}", keys)
     if problem["type"] == "missing":
         return ConfigError(f"{dotted} must be given, got nothing. Add it", keys[:-1])
     text = first_problem(error).lstrip(".")
-    if problem["type"] == "value_error":
+    if problem["type"] in _KINDS:
+        got = "nothing" if problem["input"] is None else repr(problem["input"])
+        text = f"{dotted} must be {_KINDS[problem['type']]}, got {got}. {_instead(keys, problem['input'])}"
+    elif problem["type"] == "value_error":
         text = problem["msg"].removeprefix("Value error, ")
         if term := re.match(r"losses\[(\d+)\]", text):
             keys = ("losses", int(term[1]))
     return ConfigError(text, keys)
+
+
+_KINDS = {
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float", "int_parsing_size"), "a whole number"),
+    **dict.fromkeys(("model_type", "model_attributes_type", "dict_type"), "a mapping of keys"),
+}
+"""What must hold where pydantic's own words are of Python, by the kind of its complaint."""
+
+
+def _meant(keys: tuple[str | int, ...]) -> str:
+    """Returns the end of the message on an unknown key: where one of this name stands, or the nearest name here."""
+    name = str(keys[-1])
+    elsewhere = [path for path in _paths(Config, "") if path.rpartition(".")[2] == name]
+    if elsewhere:
+        return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
+    return did_you_mean(name, _fields_at(keys[:-1]))
+
+
+def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yields the dotted path of every key of a section and of the sections in it."""
+    for key, field in model.model_fields.items():
+        yield f"{prefix}{key}"
+        for kind in getattr(field.annotation, "__args__", (field.annotation,)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _paths(kind, f"{prefix}{key}.")
+
+
+def _instead(keys: tuple[str | int, ...], value: Any) -> str:
+    """Returns what to write where a name stands in the place of a mapping that has one."""
+    dotted = ".".join(map(str, keys))
+    names = [key for key in ("name", "model") if f"{dotted}.{key}" in _paths(Config, "")]
+    return (
+        f"Write {dotted}: {{{names[0]}: {value}}}"
+        if names and isinstance(value, str)
+        else "Correct the value"
+    )
 
 
 def _fields_at(keys: tuple[str | int, ...]) -> list[str]:

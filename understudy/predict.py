@@ -147,6 +147,12 @@ def load_predictor(source: str | Path) -> Predictor:
         ValueError: there are no such weights, or they do not say what they are.
     """
     path = Path(source)
+    if (path / "study.json").is_file():
+        run = next(iter(sorted(path.glob("*/seed-*/student.safetensors"))), None)
+        example = "" if run is None else f": {run.parent}"
+        raise ValueError(
+            f"predict must be given one run, got the study {source}. Name one of its runs{example}"
+        )
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
@@ -197,9 +203,48 @@ def load_predictor(source: str | Path) -> Predictor:
 
 
 def predict(source: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:
-    """Returns what the model of a run says of each image."""
+    """Returns what the model of a run says of each image.
+
+    Args:
+        source: a run folder, or its ``student.safetensors``.
+        images: files, or folders, which stand for the images in them (:func:`image_files`).
+        top: how many classes (or objects) to name.
+
+    Raises:
+        ValueError: there are no such weights, a folder has no images, or a file is none.
+    """
     predictor = load_predictor(source)
-    return [predictor(image, top) for image in images]
+    return [predictor(image, top) for image in image_files(images)]
+
+
+def image_files(places: Sequence[str | Path]) -> list[Path]:
+    """Returns files as they are and, for a folder, all images in it and below, sorted by path.
+
+    What is an image is told by the ending of its name; hidden files and folders are passed over.
+
+    Raises:
+        ValueError: a folder has no images.
+    """
+    files = []
+    for place in map(Path, places):
+        found = _images_in(place) if place.is_dir() else [place]
+        if not found:
+            raise ValueError(
+                f"predict must be given images, got the folder {place}, which has none. Check the path"
+            )
+        files += found
+    return files
+
+
+def _images_in(folder: Path) -> list[Path]:
+    endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in endings
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    )
 
 
 def write_masks(predictor: Predictor, images: Sequence[str | Path], folder: Path) -> list[Path]:

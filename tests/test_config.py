@@ -25,6 +25,8 @@ def test_a_preset_stands_for_its_terms_and_its_alignment():
     assert config.gradients.align == "released"
     own = build_config(MINIMAL | {"method": "dhkd", "gradients": {"align": "none"}}, {})
     assert own.gradients.align == "none"
+    twin = build_config(MINIMAL | {"method": "dhkd", "gradients": {"twin": True}}, {})
+    assert (twin.gradients.align, twin.gradients.twin) == ("released", True)
 
 
 def test_a_pluspluss_preset_is_its_method_and_dino():

@@ -167,3 +167,13 @@ def test_a_batch_of_one_that_a_norm_cannot_take_is_refused_before_the_run(
     assert not (tmp_path / "run").exists()
     losses = [{"name": "ce"}, {"name": "kd"}]  # nobody else minds
     us.distill(digits_config, quiet=True, losses=losses, **changes, **{"train.epochs": 1})
+
+
+@pytest.mark.parametrize("losses", [[{"name": "dino"}], [{"name": "ft", "paraphraser_epochs": 1}]])
+def test_what_a_term_must_know_beforehand_does_not_stand_in_the_way(digits_config, losses):
+    changes = {"data.limit": 65, "data.val": 0.0, "train.batch_size": 32, "train.epochs": 1}
+    us.distill(
+        {**digits_config, "student": {"model": "cnn_small"}, "losses": [{"name": "ce"}, *losses]},
+        quiet=True,
+        **changes,
+    )

@@ -45,6 +45,14 @@ def test_a_study_compares_every_method_with_the_student_alone_and_with_kd(plan):
     assert "student alone" in text
 
 
+def test_an_arm_keeps_all_that_it_says_of_gradients(plan):
+    arm = {"name": "twin", "losses": ["ce", "dhkd"], "gradients": {"align": "backbone", "twin": True}}
+    arm["losses"] = [{"name": name} for name in arm["losses"]]
+    found = us.study(plan, quiet=True, **{"study.methods": [arm], "study.seeds": [0], "train.epochs": 1})
+    config = us.load_config(found.path / "twin" / "seed-0" / "config.yaml")
+    assert (config.gradients.align, config.gradients.twin) == ("backbone", True)
+
+
 def test_seeds_share_their_order_and_differ_in_initialisation(plan, tmp_path):
     us.study(plan, quiet=True)
     configs = [us.load_config(tmp_path / "study" / "kd" / f"seed-{s}" / "config.yaml") for s in (0, 1)]
@@ -235,6 +243,15 @@ def test_methods_of_the_calling_script_need_one_process(plan, monkeypatch):
     plan["study"] = {"methods": [{"name": "own", "losses": [{"name": "__main__:Own"}]}], "seeds": [0]}
     with pytest.raises(ValueError, match=r"able to import every method, got '__main__:Own'"):
         us.study(plan, workers=2, quiet=True)
+
+
+def test_one_table_for_methods_that_read_different_answers_is_refused_at_once(plan, tmp_path):
+    changes = {"study.methods": ["kd", "dkd", "kd++"], "teacher.table": str(tmp_path / "table")}
+    with pytest.raises(
+        ValueError, match=r"must be auto where .*\(kd: logits, kd\+\+: feature\).*to the folder"
+    ):
+        us.study(plan, quiet=True, **changes)
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize(

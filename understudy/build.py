@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -428,7 +429,7 @@ def build_job(
 
         def score(
             job: Job,
-        ) -> dict[str, float]:  # given, not enclosed: a job must end with its last reference
+        ) -> dict[str, float]:  # given, not enclosed, so that a job ends with its last reference
             with job.measured(), evaluating(built.distiller):
                 held_out = measure(
                     job.task, {"val": built.distiller.predict}, batches, data.num_classes, device
@@ -500,15 +501,17 @@ def _check_smallest(built: Built, loader: TrainLoader) -> None:
     shares = loader.shares(step)
     if built.distiller.divided or 1 not in map(sum, shares):
         return
-    counts, twin = (
-        next(counts for counts in shares if sum(counts) == 1),
-        copy.deepcopy(built.distiller).train(),
-    )
+    counts = next(counts for counts in shares if sum(counts) == 1)
     before = sum(part[ranks.rank] for part in shares[: shares.index(counts)])
     rows = slice(before, before + counts[ranks.rank])
     part = next(loader.epoch(0, step)).each(itemgetter(rows))
+    twin = copy.deepcopy(built.distiller).train()
+    if twin.needs_prepare:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of classes that one batch has no image of
+            twin.prepare([next(loader.epoch(0))])
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
             twin(
                 part.images,
                 part.target,
@@ -521,12 +524,12 @@ def _check_smallest(built: Built, loader: TrainLoader) -> None:
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        fewer = f", or train.accumulate below {built.config.train.accumulate}" if len(shares) > 1 else ""
         raise ValueError(
             f"batches must have two images or more for {built.config.student.model} and its losses, in which a batch "
             f"norm is given one number an image and channel, got one in step {step + 1} of an epoch "
             f"({len(built.data.train)} images, train.batch_size {built.config.train.batch_size}). Choose another "
-            "train.batch_size"
-            + (f", or train.accumulate below {built.config.train.accumulate}" if len(shares) > 1 else "")
+            f"train.batch_size{fewer}"
         ) from None
     finally:
         twin.close()

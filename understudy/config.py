@@ -488,7 +488,9 @@ class Config(_Strict):
         if "losses" in values:
             raise ValueError("method and losses must not both be given, got both. Keep one of them")
         chosen = preset(str(name), *(_model_at(values, key) for key in ("data", "teacher", "student")))
-        return {"gradients": {"align": chosen.align}, **values, "losses": list(chosen.losses)}
+        given = values.get("gradients") or {}
+        gradients = {"align": chosen.align, **given} if isinstance(given, Mapping) else given
+        return {**values, "gradients": gradients, "losses": list(chosen.losses)}
 
     def yaml(self) -> str:
         """Returns the YAML that rebuilds this config, every default written out."""

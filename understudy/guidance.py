@@ -207,6 +207,33 @@ def kept(losses: Iterable[Mapping[str, Any]]) -> frozenset[tuple[str | None, str
     return frozenset((name, "feature" if "feature" in read else "logits") for name, read in vectors.items())
 
 
+def check_tables(config: Config, methods: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+    """Refuses one table for methods of which each would keep other answers in it.
+
+    Args:
+        config: of them all.
+        methods: their losses by name.
+
+    Raises:
+        ValueError: a ``teacher.table`` names a folder, and one method reads logits alone, another a feature.
+    """
+    for name, teacher in config.guides.items():
+        if teacher.table in (AUTO, OFF, MEMORY):
+            continue
+        readers: dict[str, str] = {}
+        for method, losses in methods.items():
+            for asked, stored in kept(losses):
+                if asked in (None, name):
+                    readers.setdefault(stored, method)
+        if len(readers) > 1:
+            each = ", ".join(f"{method}: {stored}" for stored, method in readers.items())
+            key = config.guide_key(name)
+            raise ValueError(
+                f"{key}.table must be auto where methods read different answers ({each}), got {teacher.table}: a table "
+                f"keeps one kind. Set {key}.table to auto, and {key}.tables to the folder where the tables are to lie"
+            )
+
+
 def asked_in_step(config: Config) -> str | None:
     """Returns why every teacher must see the very batch of a step, whatever it shows; ``None`` if it need not.
 

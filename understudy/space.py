@@ -92,7 +92,7 @@ def contender(arm: ArmConfig, base: Config, plan: TuneConfig) -> Contender:
     Raises:
         ValueError: the plan names a key that the method has not, or a value that it does not take.
     """
-    config = base.replaced(losses=arm.losses, **{"gradients.align": arm.gradients.align})
+    config = base.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
     terms = build_terms(config.losses)
     paths = _term_paths(terms)
     chosen: dict[str, RangeConfig | Choices | None] = {

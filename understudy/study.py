@@ -19,7 +19,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json
-from understudy.guidance import kept
+from understudy.guidance import check_tables, kept
 from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.models import backbone_alone
@@ -90,6 +90,7 @@ def study(
     plan = config.study or StudyConfig()
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
+    check_tables(config, {arm.name: arm.losses for arm in arms})
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals(threading.Event()):  # teacher and runs: one signal is for all
         try:
@@ -174,7 +175,7 @@ def _tasks(
                     arm.name,
                     "distill",
                     len(seeds) * alike.count(kept(arm.losses)),
-                    {"losses": arm.losses, "gradients.align": arm.gradients.align},
+                    {"losses": arm.losses, "gradients": arm.gradients.model_dump()},
                 )
                 for arm in arms
             ),

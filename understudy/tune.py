@@ -20,6 +20,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
+from understudy.guidance import check_tables
 from understudy.report.summary import ALONE
 from understudy.run import Source
 from understudy.search import Search, in_words
@@ -179,6 +180,7 @@ def _contenders(base: Config, plan: TuneConfig, auto: bool, console: Console) ->
     entries = plan.methods or [ArmConfig(name="config", losses=base.losses, gradients=base.gradients)]
     all_of_them = [contender(arm_config(entry, base), base, plan) for entry in entries]
     check_space(all_of_them, plan)
+    check_tables(base, {one.name: one.config.losses for one in all_of_them})
     found = []
     with process(base) as device:
         data = with_label_noise(read_data(base.data), base)

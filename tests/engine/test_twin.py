@@ -105,9 +105,9 @@ def test_a_side_without_a_gradient_leaves_the_other_alone():
 
 
 @pytest.mark.parametrize("align", ["none", "feature"])
-def test_it_is_refused_where_there_is_one_pass(align):
-    with pytest.raises(ValueError, match=f"twin must be false where gradients.align is {align}"):
-        distiller_of([{"name": "dkd"}], align=align, twin=True)
+def test_where_there_is_one_pass_it_changes_nothing(align):
+    steps = [gradients(distiller_of([{"name": "dkd"}], align=align, twin=twin)) for twin in (False, True)]
+    assert_same(*steps)
 
 
 def test_a_run_takes_it_from_its_config(digits_config, monkeypatch):

@@ -47,7 +47,8 @@ class Distiller(nn.Module):
             learns from (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
         align: how the gradients of labels and teacher are merged (docs/methods.md, Gradient alignment).
-        twin: whether the two gradients that ``align`` merges come of one vectorised backward pass, not of two.
+        twin: whether the two gradients that ``released``, ``backbone`` and ``paper`` merge come of one vectorised
+            backward pass, not of two.
         example: one image batch, for the dry run that finds the taps; by default zeros at 32×32.
         class_means: ``(C, D)`` the teacher's class means, for ``dino``; else call :meth:`prepare`.
         train_targets: label of every training image by its index (-1: not trained on), for terms that keep a row of
@@ -100,11 +101,6 @@ class Distiller(nn.Module):
         sharded_teachers: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        if twin and align in ("none", "feature"):
-            raise ValueError(
-                f"gradients.twin must be false where gradients.align is {align}, which takes one backward pass. "
-                "Leave it out, or choose another alignment"
-            )
         terms = build_terms(losses)
         modules = by_name(teacher)
         check_teachers(terms, modules)

@@ -148,7 +148,11 @@ def config(options: argparse.Namespace, arm: str, seed: int, lr: float) -> dict[
     return {
         "seed": seed,
         "data": {"name": "parquet", "train": options.train, "test": options.test, "val": 0.1, "seed": 0},
-        "teacher": {"model": options.teacher_model, "weights": options.teacher},
+        "teacher": {
+            "model": options.teacher_model,
+            "weights": options.teacher,
+            "tables": str(Path(options.out) / "tables"),  # all runs see the same views
+        },
         "student": {"model": options.student_model},
         "losses": [*ARMS[arm], statistics],
         "train": {
@@ -252,6 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
+    runs = len(options.seeds) * len(options.lr) * len(options.arms)
     for seed in options.seeds:
         for lr in options.lr:
             for arm in options.arms:
@@ -259,7 +264,7 @@ def main() -> None:
                 if outcome(Path(job["output"])) is not None:
                     continue
                 try:
-                    us.distill(job)
+                    us.distill(job, runs=runs)
                 except ValueError as error:  # NaN: that is an answer, too
                     if outcome(Path(job["output"])) is None:
                         raise

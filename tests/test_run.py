@@ -312,11 +312,11 @@ def test_a_teacher_assistant_chain_runs_link_by_link_and_goes_on_where_it_stoppe
     }
     begin, begun = jobs.begin, []
 
-    def counted(verb, config, *rest):
+    def counted(verb, config, *rest, **how):
         begun.append((verb, config.teacher.model, config.student.model))
         if len(begun) == 2:
             raise us.InterruptedRunError
-        return begin(verb, config, *rest)
+        return begin(verb, config, *rest, **how)
 
     monkeypatch.setattr(jobs, "begin", counted)
     with pytest.raises(us.InterruptedRunError):

@@ -113,7 +113,7 @@ class DataConfig(_Strict):
     split_seed: int = 0
     limit: int | None = Field(default=None, ge=1)
     """Use only so many training images, balanced over the classes."""
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
     """Seed of order and views; by default the run's seed."""
     image_column: str | None = None
     label_column: str | None = None

@@ -234,14 +234,18 @@ def _introduction(verb: str, job: Job, built: Built) -> list[str]:
         lines.append(f"  term {term.label}: {term.describe()}")
     train = config.train
     lines.append(
-        f"{train.epochs} epochs of {job.steps} steps, batch {train.batch_size}, {train.precision}, "
-        f"{train.device}, {train.threads} threads, into {job.folder}"
+        f"{train.epochs} epoch{_s(train.epochs)} of {job.steps} step{_s(job.steps)}, batch {train.batch_size}, "
+        f"{train.precision}, {train.device}, {train.threads} thread{_s(train.threads)}, into {job.folder}"
     )
     if job.ranks.several:
         norms = "batch norms over all of them" if train.sync_bn else "batch norms each by itself"
         rows = "; each holds its rows of the student" if built.distiller.divided else ""
         lines.append(f"{job.ranks.world} processes share each batch; {norms}{rows}")
     return lines + [f"note: {note}" for note in built.notes]
+
+
+def _s(count: int | None) -> str:
+    return "" if count == 1 else "s"
 
 
 def _restore(job: Job, built: Built, anyway: bool) -> None:

@@ -136,6 +136,18 @@ def test_verdicts_are_plain_sentences(numbers, sentence):
     assert verdict("DHKD", "KD", numbers) == sentence
 
 
+def test_seeds_that_all_differ_alike_prove_nothing():
+    """One image of 45 on both seeds is no certainty."""
+    found = paired_difference([100 * 30 / 45, 100 * 33 / 45], [100 * 31 / 45, 100 * 34 / 45])
+    assert found.half_width < 1e-9
+    assert not found.beyond_noise
+    assert (
+        verdict("A", "B", found)
+        == "A and B: 2 seeds, all with one difference, say nothing about noise (-2.2 points)"
+    )
+    assert "within noise" in verdict("A", "B", paired_difference([70.0, 71.0], [70.0, 71.0]))
+
+
 @pytest.mark.parametrize(
     ("mean", "half_width", "part"),
     [

@@ -11,6 +11,9 @@ from typing import Literal
 # scipy comes with scikit-learn; scipy.stats has the same quantile but slows every start of the program
 from scipy.special import stdtrit
 
+_LEAST = 1e-6
+"""Points: no interval is so narrow. Two seeds that differ by the same one image would make it so."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -46,8 +49,8 @@ class Difference:
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether the interval excludes 0; never without an interval."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
+        """Whether the interval excludes 0; never without an interval, or with one that has no width."""
+        return self.half_width is not None and _LEAST < self.half_width < abs(self.mean)
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -189,6 +192,9 @@ def verdict(name: str, other: str, difference: Difference) -> str:
     if difference.half_width is None:
         size = _number(difference.mean, 1)
         return f"{name} and {other}: one seed says nothing about noise (difference {size} points)"
+    if difference.half_width <= _LEAST and difference.mean != 0:
+        size, seeds = _number(difference.mean, 1), min(difference.n)
+        return f"{name} and {other}: {seeds} seeds, all with one difference, say nothing about noise ({size} points)"
     digits = _digits(difference.mean, difference.half_width)
     interval = f"± {_number(difference.half_width, digits)} points"
     first, second = difference.n

@@ -1,6 +1,8 @@
 """A run goes on with the images, teachers and settings it began with, or says that it does not."""
 
 import shutil
+import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -177,3 +179,17 @@ def test_what_a_term_must_know_beforehand_does_not_stand_in_the_way(digits_confi
         quiet=True,
         **changes,
     )
+
+
+def test_a_method_of_ones_own_is_not_tried_beforehand(digits_config, tmp_path, monkeypatch):
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Counted(us.Method):
+        def loss(self, student, teacher, batch, heads):
+            seen.append(len(batch.images))
+            return student["logits"].square().mean()
+
+    seen, changes = [], {"data.limit": 65, "data.val": 0.0, "train.batch_size": 32, "train.epochs": 1}
+    monkeypatch.setattr(sys.modules["__main__"], "Counted", Counted, raising=False)
+    losses = [{"name": "ce"}, {"name": "__main__:Counted"}]
+    us.distill({**digits_config, "losses": losses}, quiet=True, **changes)
+    assert seen == [32, 32, 1]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
@@ -50,6 +51,7 @@ from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
 from understudy.interface import Batch
+from understudy.methods import METHODS
 from understudy.models import backbone_alone
 from understudy.widest import has_float64
 from understudy.worlds import read_student, read_teacher
@@ -496,7 +498,10 @@ class FirstEpoch:
 
 
 def _check_smallest(built: Built, loader: TrainLoader) -> None:
-    """Refuses batches of one image, tried out, where a batch norm is given one number a channel (ASPP, an MLP's)."""
+    """Refuses batches of one image, tried out, where a batch norm is given one number a channel (ASPP, an MLP's).
+
+    A user's own method is left out unless it has a batch norm: its loss may do other things besides (count, write).
+    """
     ranks, step = built.distiller.ranks, loader.steps_per_epoch - 1  # the last one is the smallest
     shares = loader.shares(step)
     if built.distiller.divided or 1 not in map(sum, shares):
@@ -506,6 +511,9 @@ def _check_smallest(built: Built, loader: TrainLoader) -> None:
     rows = slice(before, before + counts[ranks.rank])
     part = next(loader.epoch(0, step)).each(itemgetter(rows))
     twin = copy.deepcopy(built.distiller).train()
+    twin.terms = tuple(
+        t for t in twin.terms if type(t.method) in METHODS.values() or _normalises(twin, t.label)
+    )
     if twin.needs_prepare:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that one batch has no image of
@@ -533,6 +541,11 @@ def _check_smallest(built: Built, loader: TrainLoader) -> None:
         ) from None
     finally:
         twin.close()
+
+
+def _normalises(distiller: Distiller, label: str) -> bool:
+    """Returns whether a term's heads hold a batch norm."""
+    return any(isinstance(m, _BatchNorm) for m in distiller.heads[label].modules())
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:

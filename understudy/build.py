@@ -429,9 +429,8 @@ def build_job(
     if data.val is not None:
         batches = divided_batches(data.val, built, device)
 
-        def score(
-            job: Job,
-        ) -> dict[str, float]:  # given, not enclosed, so that a job ends with its last reference
+        # the job is given, not enclosed, so that it ends with its last reference
+        def score(job: Job) -> dict[str, float]:
             with job.measured(), evaluating(built.distiller):
                 held_out = measure(
                     job.task, {"val": built.distiller.predict}, batches, data.num_classes, device
@@ -455,24 +454,34 @@ def _no_capture(config: Config, device: torch.device) -> str | None:
 
 def train_loader(built: Built, device: torch.device) -> TrainLoader:
     """Returns this process's batches of augmented training images."""
-    config, data, train, ranks = built.config, built.data, built.config.train, built.distiller.ranks
-    loader = TrainLoader(
-        data.train,
-        augmentation(config.data, data),
-        batch_size=train.batch_size,
-        seed=data_seed(config),
-        mean=data.mean,
-        std=data.std,
-        device=device,
+    config, ranks = built.config, built.distiller.ranks
+    loader = _loader(
+        built,
+        device,
         rank=ranks.rank,
         world=ranks.world,
-        parts=train.accumulate,
-        memory_format=memory_format(train, device),
+        parts=config.train.accumulate,
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
     _check_smallest(built, loader)
     return loader
+
+
+def _loader(built: Built, device: torch.device, **options: Any) -> TrainLoader:
+    """Returns batches of augmented training images; without further options of all of them, each once an epoch."""
+    config, data = built.config, built.data
+    return TrainLoader(
+        data.train,
+        augmentation(config.data, data),
+        batch_size=config.train.batch_size,
+        seed=data_seed(config),
+        mean=data.mean,
+        std=data.std,
+        device=device,
+        memory_format=memory_format(config.train, device),
+        **options,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,18 +492,7 @@ class FirstEpoch:
     device: torch.device
 
     def __iter__(self) -> Iterator[Batch]:
-        config, data = self.built.config, self.built.data
-        loader = TrainLoader(
-            data.train,
-            augmentation(config.data, data),
-            batch_size=config.train.batch_size,
-            seed=data_seed(config),
-            mean=data.mean,
-            std=data.std,
-            device=self.device,
-            memory_format=memory_format(config.train, self.device),
-        )
-        return loader.epoch(0)
+        return _loader(self.built, self.device).epoch(0)
 
 
 def _check_smallest(built: Built, loader: TrainLoader) -> None:

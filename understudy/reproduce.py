@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ def reproduce(
         if row.refusal is not None:
             console.say(f"{row.name} is left out: {row.refusal}")
     summary: dict[str, Any] = {}
-    with locked(folder), stopped_by_signals(threading.Event()):  # all rows: one signal is for all
+    with locked(folder), stopped_by_signals():  # all rows: one signal is for all
         for row in todo:
             said = departures(recipe, scale, row.job(), overrides)
             config = _with_teacher(row, folder, teachers, quiet)

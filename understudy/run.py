@@ -218,7 +218,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) 
     models = [*config.assistants, *[config.student] * config.generations]
     link, teacher, run = config.replaced(assistants=[], generations=1), config.teacher, None
     ranks = joined(config)
-    with stopped_by_signals(threading.Event()), ExitStack() as held:  # one signal is for all links
+    with stopped_by_signals(), ExitStack() as held:  # one signal is for all links
         ranks.first(partial(claim_folder, held, folder, config))
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"

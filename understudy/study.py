@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +91,7 @@ def study(
     _check(workers, arms)
     check_tables(config, {arm.name: arm.losses for arm in arms})
     folder, console = Path(config.output), Console(quiet=quiet)
-    with locked(folder), stopped_by_signals(threading.Event()):  # teacher and runs: one signal is for all
+    with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
         try:
             base = _single(config)
             teacher = _teacher(base, folder / TEACHER, quiet, plan.metric)

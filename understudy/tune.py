@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +82,7 @@ def tune(
     if config.data.val == 0:
         console.say(f"data.val was 0: {HELD_OUT:.0%} of the training images are held out to judge by")
     contenders, held_out = _contenders(base, plan, auto, console)
-    with locked(folder), stopped_by_signals(threading.Event()):  # teacher and trials: one signal is for all
+    with locked(folder), stopped_by_signals():  # teacher and trials: one signal is for all
         _claim(folder, config)
         for one in contenders:
             console.say(f"{one.name}: {', '.join(s.describe() for s in one.settings) or 'nothing to change'}")

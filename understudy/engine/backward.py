@@ -196,13 +196,10 @@ def twin_gradients(
         parameters: what to differentiate by.
     """
     losses = (label, guide)
-    pairs = [torch.zeros(2, dtype=loss.dtype, device=loss.device) for loss in losses]
-    for i, pair in enumerate(pairs):
-        pair[i].fill_(1.0)
+    pairs = [row.to(loss.dtype) for loss, row in zip(losses, torch.eye(2, device=label.device), strict=True)]
     both = torch.autograd.grad(losses, parameters, pairs, is_grads_batched=True, allow_unused=True)
-    reached = [
-        _leaves(loss) for loss in losses
-    ]  # a loss that does not reach a parameter leaves zeros, not None
+    # a loss that does not reach a parameter leaves zeros, not None
+    reached = [_leaves(loss) for loss in losses]
     first, second = (
         [None if g is None or id(p) not in leaves else g[i] for p, g in zip(parameters, both, strict=True)]
         for i, leaves in enumerate(reached)

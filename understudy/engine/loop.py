@@ -422,13 +422,14 @@ class _Handler:
 
 
 @contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+def stopped_by_signals(stop: threading.Event | None = None) -> Iterator[None]:
     """Turns the first INT, TERM or USR1 into ``stop``; a second INT interrupts at once, as usual.
 
     A batch system announces with TERM or USR1 that it needs the machine (SLURM: ``--signal=USR1@120``).
 
-    One may stand in another: a signal is meant for both, and what begins after it is stopped from the start. So a job
-    of several runs ends even if the signal comes when one of them has nothing left to stop.
+    One may stand in another, then without an event of its own: a signal is meant for both, and what begins after it is
+    stopped from the start. So a job of several runs ends even if the signal comes when one of them has nothing left to
+    stop.
 
     Outside the main thread, where Python allows no handlers, nothing is changed.
     """
@@ -436,7 +437,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    handler = _Handler(stop, before[signal.SIGTERM])
+    handler = _Handler(stop or threading.Event(), before[signal.SIGTERM])
     for number in before:
         signal.signal(number, handler)
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+_SIGNATURE = inspect.signature(F.batch_norm)
 
 
 class BatchStatistics(TorchFunctionMode):
@@ -27,19 +29,6 @@ class BatchStatistics(TorchFunctionMode):
         """Answers a batch norm; lets everything else be."""
         del types
         if func is F.batch_norm:
-            return _by_the_batch(*args, **(kwargs or {}))
+            given = _SIGNATURE.bind(*args, **(kwargs or {})).arguments
+            return F.batch_norm(**given | {"running_mean": None, "running_var": None, "training": True})
         return func(*args, **(kwargs or {}))
-
-
-def _by_the_batch(
-    input: Tensor,  # noqa: A002 (torch's own names: they come as keywords)
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    del running_mean, running_var, training
-    return F.batch_norm(input, None, None, weight, bias, True, momentum, eps)

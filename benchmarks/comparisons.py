@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Kind = Literal["time", "rate", "share", "memory"]
@@ -48,6 +48,8 @@ _FAST: dict[str, Any] = {"train__precision": "bf16", "teacher__precision": "auto
 """The best default: the student under bf16 autocast, the teacher in what its test at start-up finds best."""
 
 _RELEASED, _EAGER = Arm("released"), Arm("eager")
+_BOUND = Arm("convolutions")
+"""What a step cannot do without: the ratio to it is the most that any loop on the same kernels could win."""
 _EAGER_FAST = Arm("eager", {"train.precision": "bf16"})
 _ONE_CORE: dict[str, Any] = {"train.threads": 1}
 
@@ -81,6 +83,15 @@ COMPARISONS: dict[str, Comparison] = {
     ),
     "released-cold": Comparison("released loop / library, cold", _RELEASED, _library(), (">=", 1.5)),
     "released-warm": Comparison("released loop / library, warm", _RELEASED, _library(warm=True), (">=", 3.0)),
+    "bound-cold": Comparison(
+        "released loop / the convolutions of the library's step alone, cold", _RELEASED, _BOUND, None
+    ),
+    "bound-warm": Comparison(
+        "released loop / the convolutions of the library's step alone, warm",
+        _RELEASED,
+        replace(_BOUND, warm=True),
+        None,
+    ),
     "eager-cold": Comparison("eager loop / library, cold", _EAGER, _library(), (">=", 1.0)),
     "eager-warm": Comparison("eager loop / library, warm", _EAGER, _library(warm=True), (">=", 1.6)),
     "default-released-cold": Comparison(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import augment, eager, evaluate, library, released
+from . import augment, convolutions, eager, evaluate, library, released
 from .setting import Setting, Tick
 
 ARMS: dict[str, Callable[[Setting, Tick], None]] = {
     "augment": augment.render,
+    "convolutions": convolutions.convolve,
     "eager": eager.train,
     "evaluate": evaluate.evaluate,
     "library": library.train,

@@ -168,3 +168,29 @@ def test_a_worker_answers_for_every_block_and_ends_with_its_input(arms, setting)
         pytest.raises(protocol.ArmError, match="must have the terms ce and dhkd"),
     ):
         worker.block(1)
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_the_bound_holds_the_convolutions_of_a_step_and_nothing_else(arms, setting, warm):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    released, convolutions = (importlib.import_module(f"arms.{n}") for n in ("released", "convolutions"))
+    loop = released.Released(setting("released"))
+    batch, target = next(loop.batches())
+    with FlopCounterMode(display=False) as whole:
+        loop.step(batch, target)
+    with FlopCounterMode(display=False) as teacher:
+        loop.ask(batch)
+    run = convolutions.step(setting("convolutions", steps=4 if warm else 0))
+    with FlopCounterMode(display=False) as bound:
+        run()
+
+    def counted(counter):
+        found = counter.get_flop_counts()["Global"]
+        return {name: n for name, n in found.items() if "convolution" in str(name)}
+
+    expected = counted(whole)
+    if warm:
+        expected[torch.ops.aten.convolution] -= counted(teacher)[torch.ops.aten.convolution]
+    assert counted(bound) == expected
+    assert bound.get_total_flops() == sum(expected.values())

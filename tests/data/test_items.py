@@ -168,6 +168,22 @@ def test_a_saved_hugging_face_set_is_read(saved):
     assert splits.train.images[:, :, 0, 0].tolist() == [list(c) for c in COLOURS]
 
 
+def test_lists_of_labels_in_a_hugging_face_set_are_several_labels_an_image(tmp_path):
+    label = datasets.Sequence(datasets.ClassLabel(names=["cat", "dog", "emu"]))
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+
+    def split(labels):
+        rows = {"image": [pil(COLOURS[i]) for i in range(len(labels))], "label": labels}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    parts = {"train": split([["dog", "cat"], []]), "test": split([["emu"]])}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    splits = load("hf", root=str(tmp_path / "set"))
+    assert splits.classes == ("cat", "dog", "emu")
+    assert splits.train.targets.tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert splits.test.targets.tolist() == [[0, 0, 1]]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from understudy.data import load
@@ -21,19 +22,24 @@ def png(value, size=4):
 
 
 def write(
-    path, labels, images=None, names=("cat", "dog", "emu"), kind=STRUCT, columns=("image", "label"), **options
+    path,
+    labels,
+    images=None,
+    names=("cat", "dog", "emu"),
+    kind=STRUCT,
+    columns=("image", "label"),
+    several=None,
+    **options,
 ):
     images = [png(i) for i in range(len(labels))] if images is None else images
     rows = [{"bytes": b, "path": f"{i}.png"} for i, b in enumerate(images)] if kind == STRUCT else images
     feature = {"names": list(names), "_type": "ClassLabel"} if names else {"dtype": "int64", "_type": "Value"}
+    feature = several(feature) if several else feature
     info = {"info": {"features": {columns[0]: {"_type": "Image"}, columns[1]: feature}}}
-    schema = pa.schema(
-        [(columns[0], kind), (columns[1], pa.int64())], metadata={"huggingface": json.dumps(info)}
-    )
+    label = pa.list_(pa.int64()) if several else pa.int64()
+    schema = pa.schema([(columns[0], kind), (columns[1], label)], metadata={"huggingface": json.dumps(info)})
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(
-        pa.table([pa.array(rows, kind), pa.array(labels, pa.int64())], schema=schema), path, **options
-    )
+    pq.write_table(pa.table([pa.array(rows, kind), pa.array(labels, label)], schema=schema), path, **options)
     return path
 
 
@@ -133,6 +139,47 @@ def test_a_label_out_of_range_is_named(tmp_path):
         load("parquet", train=write(tmp_path / "a.parquet", [0]), test=test)
 
 
+LISTS = {
+    "Sequence": lambda feature: {"feature": feature, "_type": "Sequence"},
+    "List": lambda feature: {"feature": feature, "_type": "List"},
+    "in brackets": lambda feature: [feature],
+}
+"""How the versions of ``datasets`` have written down that a column holds lists."""
+
+
+@pytest.mark.parametrize("way", LISTS)
+@pytest.mark.parametrize("resident", [True, False])
+def test_lists_of_class_numbers_are_several_labels_an_image(tmp_path, way, resident):
+    train = write(tmp_path / "a.parquet", [[2, 0], [], None, [1]], several=LISTS[way])
+    test = write(tmp_path / "b.parquet", [[0], []], several=LISTS[way])
+    splits = load("parquet", train=train, test=test, image_size=8, resident=resident)
+    assert splits.classes == ("cat", "dog", "emu")
+    assert splits.train.targets.tolist() == [[1, 0, 1], [0, 0, 0], [-1, -1, -1], [0, 1, 0]]
+    assert splits.test.targets.tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert splits.train.targets.dtype == torch.int8
+
+
+def test_lists_without_names_are_numbered_by_the_training_part(tmp_path):
+    train = write(tmp_path / "a.parquet", [[3], [0, 1]], names=None, several=LISTS["List"])
+    test = write(tmp_path / "b.parquet", [[1]], names=None, several=LISTS["List"])
+    splits = load("parquet", train=train, test=test)
+    assert splits.classes == ("0", "1", "2", "3")
+    assert splits.test.targets.tolist() == [[0, 1, 0, 0]]
+
+
+def test_what_can_be_wrong_with_lists_is_named(tmp_path):
+    train = write(tmp_path / "a.parquet", [[0], [1, 3]], several=LISTS["List"])
+    with pytest.raises(ValueError, match=r"a\.parquet must be class numbers from 0 to 2, got 3 in row 1"):
+        load("parquet", train=train)
+    unknown = write(tmp_path / "b.parquet", [[0], None], several=LISTS["List"])
+    with pytest.raises(ValueError, match="must be known in part at least, got none for image 1"):
+        load("parquet", train=write(tmp_path / "c.parquet", [[0]], several=LISTS["List"]), test=unknown)
+    with pytest.raises(
+        ValueError, match="must hold numbers in all files or lists in all, got 'label' with both"
+    ):
+        load("parquet", train=unknown, test=write(tmp_path / "d.parquet", [0]))
+
+
 def test_a_missing_column_lists_those_there_are(tmp_path):
     train = write(tmp_path / "a.parquet", [0], columns=("img", "label"))
     with pytest.raises(
@@ -151,7 +198,9 @@ def test_columns_of_the_wrong_type_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"column 'image' .* must be binary or a struct .*, got string"):
         load("parquet", train=path)
     pq.write_table(pa.table({"image": [b"a"], "label": ["cat"]}), path)
-    with pytest.raises(ValueError, match=r"column 'label' .* must be of integers, got string"):
+    with pytest.raises(
+        ValueError, match=r"column 'label' .* must be of integers, or of lists of them, got string"
+    ):
         load("parquet", train=path)
 
 

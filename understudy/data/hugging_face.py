@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from understudy.data.decode import Source
 from understudy.data.images import ImageSet
+from understudy.data.multilabel import MultiLabelSet, Numbers, from_numbers
 from understudy.data.undecoded import Form, Resident, read_images
 
 
@@ -40,7 +42,7 @@ def read_hugging_face(
         test: name of the split to measure on; ``None``: ``test`` or ``validation`` if there is one.
         download: fetch what is not in the cache; nothing is fetched otherwise.
         image_column: of the images.
-        label_column: of the class numbers.
+        label_column: of the class numbers, or of lists of them: then an image may have several classes.
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one size.
         channels: 1 for grey, 3 for colour.
         max_gib: memory the decoded images of one split may take, in GiB.
@@ -63,14 +65,21 @@ def read_hugging_face(
         found_test = test or next((name for name in ("test", "validation") if name in splits), None)
         if found_test is not None:
             names["test"] = found_test
-        sets = {}
         for option, name in names.items():
             if name not in splits:
                 raise ValueError(
                     f"data.{option} must be a split of {root}, got {name!r}. Choose from: {', '.join(splits)}"
                 )
-            form = Form(image_size, channels, max_gib, resident, workers)
-            sets[option] = _read(datasets, splits[name], f"{root}/{name}", (image_column, label_column), form)
+            _check_columns(splits[name], f"{root}/{name}", (image_column, label_column))
+        form = Form(image_size, channels, max_gib, resident, workers)
+        labels = {option: _labels(splits[name], label_column) for option, name in names.items()}
+        classes = _classes(splits[train], label_column, labels["train"])
+        sets = {
+            option: _read(
+                datasets, splits[name], labels[option], classes, f"{root}/{name}", image_column, form
+            )
+            for option, name in names.items()
+        }
     return sets["train"], sets.get("test")
 
 
@@ -95,19 +104,41 @@ def _open(datasets: Any, root: str, download: bool) -> Any:
         ) from error
 
 
-def _read(datasets: Any, split: Any, name: str, columns: tuple[str, str], form: Form) -> ImageSet:
+def _check_columns(split: Any, name: str, columns: tuple[str, str]) -> None:
     for option, column in zip(("image_column", "label_column"), columns, strict=True):
         if column not in split.column_names:
             raise ValueError(
                 f"data.{option} must be a column of {name}, got {column!r}. "
                 f"Choose from: {', '.join(split.column_names)}"
             )
-    image, label = columns
-    targets = torch.tensor(split.with_format(None)[label])
-    feature = split.features[label]
-    names = getattr(feature, "names", None) or [str(c) for c in range(int(targets.max()) + 1)]
+
+
+def _labels(split: Any, column: str) -> Tensor | Numbers:
+    """Returns of every image its class's number, or the list of those of its classes."""
+    labels = split.with_format(None)[column][:]
+    return list(labels) if any(isinstance(label, list) for label in labels) else torch.tensor(labels)
+
+
+def _classes(split: Any, column: str, labels: Tensor | Numbers) -> list[str]:
+    """Returns the names of the classes, by default their numbers."""
+    feature = split.features[column]
+    feature = (
+        feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    )  # of lists: their items
+    numbers = (
+        labels.tolist() if isinstance(labels, Tensor) else [n for listed in labels for n in listed or ()]
+    )
+    return getattr(feature, "names", None) or [str(number) for number in range(max(numbers, default=0) + 1)]
+
+
+def _read(
+    datasets: Any, split: Any, labels: Tensor | Numbers, classes: list[str], name: str, image: str, form: Form
+) -> ImageSet:
     rows = _Rows(split.cast_column(image, datasets.Image(decode=False)), image, name)
-    return ImageSet.read(read_images(rows, name, form), targets, names, name)
+    images = read_images(rows, name, form)
+    if isinstance(labels, Tensor):
+        return ImageSet.read(images, labels, classes, name)
+    return MultiLabelSet.read(images, from_numbers(labels, len(classes), name), classes, name)
 
 
 class _Rows:

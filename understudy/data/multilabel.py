@@ -21,6 +21,8 @@ _CELLS = {
 }
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Option (``train``, ``test``) -> the rows of its table."""
+Numbers = Sequence[Sequence[int] | None]
+"""The classes of every image by number; ``None``: nothing is known of it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,6 +103,27 @@ def from_names(
                 table[i, numbers[name]] = _THERE
         targets[option] = table
     return classes, targets
+
+
+def from_numbers(lists: Numbers, num_classes: int, name: str) -> Tensor:
+    """Returns the targets of images whose classes are listed by their numbers.
+
+    Raises:
+        ValueError: a number is that of no class.
+    """
+    targets = torch.full((len(lists), num_classes), _ABSENT, dtype=torch.int8)
+    for row, numbers in enumerate(lists):
+        if numbers is None:
+            targets[row] = _UNKNOWN
+            continue
+        wrong = [number for number in numbers if number is None or not 0 <= number < num_classes]
+        if wrong:
+            raise ValueError(
+                f"labels of {name} must be class numbers from 0 to {num_classes - 1}, got {wrong[0]} in row {row}. "
+                "Correct the row"
+            )
+        targets[row, list(numbers)] = _THERE
+    return targets
 
 
 def from_columns(rows: Rows, columns: Sequence[str]) -> tuple[list[str], dict[str, Tensor]]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.images import ImageSet
+from understudy.data.multilabel import MultiLabelSet, Numbers, from_numbers
 from understudy.data.undecoded import Form, Resident, leave_encoded
 
 Paths: TypeAlias = str | Path | Sequence[str | Path]
@@ -42,11 +43,14 @@ def read_parquet(
     a struct with a field ``bytes`` (and perhaps ``path``). Class names come from the feature ``ClassLabel``
     in the schema's metadata (key ``huggingface``); without it the classes are called by their numbers.
 
+    Images may have several classes each: a column of lists of class numbers. Whatever is not listed is not there; a
+    training image without a list (null) is not labelled.
+
     Args:
         train: the training part: a file, a folder, a pattern such as ``data/train-*.parquet``, or a list.
         test: the test part, likewise; no file may be in both.
         image_column: name of the column of images.
-        label_column: name of the column of class numbers.
+        label_column: name of the column of class numbers, or of lists of them.
         image_size: side in pixels that all images are scaled and cropped to; ``None``: all must have one
             size.
         channels: 1 for grey, 3 for colour.
@@ -68,17 +72,37 @@ def read_parquet(
                 f"data.train and data.test must share no file, got {min(shared)} in both. "
                 "Name the files of each"
             )
+    if len({shard.several for part in parts for shard in part}) > 1:
+        raise ValueError(
+            f"data.label_column must hold numbers in all files or lists in all, got {label_column!r} with both. "
+            "Use files of one data set"
+        )
     classes = _classes(parts)
     form = Form(image_size, channels, max_gib, resident, workers)
-    sets = [_read(part, image_column, classes, form) for part in parts]
+    sets = [_read(part, image_column, classes, form, unlabelled=part is parts[0]) for part in parts]
     return sets[0], sets[1] if test is not None else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
     path: Path
-    targets: Tensor
+    labels: Tensor | Numbers
+    """Of every image its class's number, or the list of those of its classes."""
     names: tuple[str, ...] | None
+
+    @property
+    def several(self) -> bool:
+        """Whether an image may have several classes."""
+        return not isinstance(self.labels, Tensor)
+
+    @property
+    def highest(self) -> int:
+        """The highest class number, -1 if there is none."""
+        if isinstance(self.labels, Tensor):
+            return int(self.labels.max()) if len(self.labels) else -1
+        return max(
+            (number for numbers in self.labels for number in numbers or () if number is not None), default=-1
+        )
 
     @classmethod
     def open(cls, path: Path, image_column: str, label_column: str) -> _Shard:
@@ -99,21 +123,25 @@ class _Shard:
                 f"column {image_column!r} of {path} must be binary or a struct with binary bytes, got "
                 f"{kind}. Write the encoded images into it"
             )
-        if not pa.types.is_integer(schema.field(label_column).type):
+        kind = schema.field(label_column).type
+        several = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if not pa.types.is_integer(kind.value_type if several else kind):
             raise ValueError(
-                f"column {label_column!r} of {path} must be of integers, got "
-                f"{schema.field(label_column).type}. Number the classes from 0"
+                f"column {label_column!r} of {path} must be of integers, or of lists of them, got {kind}. "
+                "Number the classes from 0"
             )
         with _readable(path):
             labels = pq.read_table(path, columns=[label_column]).column(0)
+        names = _names(path, schema.metadata, label_column)
+        if several:
+            return cls(path, labels.to_pylist(), names)
         if labels.null_count:
             row = labels.is_null().to_pylist().index(True)
             raise ValueError(
                 f"{path} must have a label in every row, got none in row {row}. "
                 "Fill it in or take the row out"
             )
-        targets = torch.from_numpy(labels.to_numpy().astype(np.int64))
-        return cls(path, targets, _names(path, schema.metadata, label_column))
+        return cls(path, torch.from_numpy(labels.to_numpy().astype(np.int64)), names)
 
 
 @contextmanager
@@ -132,8 +160,12 @@ def _names(path: Path, metadata: dict[bytes, bytes] | None, label_column: str) -
     if not metadata or b"huggingface" not in metadata:
         return None
     try:
-        names = json.loads(metadata[b"huggingface"])["info"]["features"][label_column].get("names")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][label_column]
+        feature = (
+            feature[0] if isinstance(feature, list) else feature.get("feature", feature)
+        )  # of lists: their items
+        names = feature.get("names")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the metadata 'huggingface' of {path} must be JSON that describes column {label_column!r}, "
             "got something else. Write the file again, or without that metadata"
@@ -152,7 +184,7 @@ def _classes(parts: Sequence[Sequence[_Shard]]) -> tuple[str, ...]:
             )
     if named and named[0].names is not None:
         return named[0].names
-    highest = max((int(shard.targets.max()) for shard in parts[0] if len(shard.targets)), default=0)
+    highest = max((shard.highest for shard in parts[0]), default=0)
     return tuple(str(c) for c in range(highest + 1))
 
 
@@ -171,18 +203,28 @@ def _files(source: Paths, option: str) -> list[Path]:
     return found
 
 
-def _read(shards: Sequence[_Shard], image_column: str, classes: tuple[str, ...], form: Form) -> ImageSet:
+def _read(
+    shards: Sequence[_Shard], image_column: str, classes: tuple[str, ...], form: Form, *, unlabelled: bool
+) -> ImageSet:
     name = str(shards[0].path) if len(shards) == 1 else f"{shards[0].path} and {len(shards) - 1} more"
-    targets = torch.cat([shard.targets for shard in shards])
+    kind = MultiLabelSet if shards[0].several else ImageSet
+    targets = torch.cat([_targets(shard, len(classes)) for shard in shards])
+    unlabelled = unlabelled and shards[0].several
     left = leave_encoded(_Rows([shard.path for shard in shards], image_column), name, form)
     if left is not None:
-        return ImageSet.read(left, targets, classes, name)
+        return kind.read(left, targets, classes, name, unlabelled=unlabelled)
     stack = form.stack(name, len(targets))
     for shard in shards:
         for first, encoded, paths in _batches(shard.path, image_column):
             names = [f"{shard.path} row {first + i} (path {path!r})" for i, path in enumerate(paths)]
             stack.add(encoded, names.__getitem__)
-    return ImageSet.read(stack.images(), targets, classes, name)
+    return kind.read(stack.images(), targets, classes, name, unlabelled=unlabelled)
+
+
+def _targets(shard: _Shard, num_classes: int) -> Tensor:
+    if isinstance(shard.labels, Tensor):
+        return shard.labels
+    return from_numbers(shard.labels, num_classes, str(shard.path))
 
 
 class _Rows:

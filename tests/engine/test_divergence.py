@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -298,6 +299,14 @@ def test_looks_between_the_regular_ones_change_nothing(watch):
     steps((1.0, 2.0))
     assert watch.look(0, CHECK_EVERY) is None
     assert watch._peaks == {"ce": [1.0, CHECK_EVERY], "kd": [2.0, CHECK_EVERY]}
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip", "rewind"])
+def test_weights_that_overflow_in_the_very_last_step_are_no_result(digits_config, policy):
+    changes = {"train.optimizer.lr": 1e300, "data.limit": 32, "data.val": 0.0, "train.epochs": 1}
+    with pytest.raises(us.DivergedError, match=r"weights must stay finite, got NaN or infinity in student\."):
+        us.distill(config(digits_config, policy), quiet=True, **changes)
+    assert result_of(Path(digits_config["output"]))["status"] == "diverged"
 
 
 def test_predictions_of_one_class_over_three_epochs_stop_the_run(digits_config, monkeypatch):

@@ -1,9 +1,10 @@
-"""Divergence: losses or gradients that are not finite, losses that explode, predictions that collapse to one class.
+"""Divergence: losses, gradients or weights that are not finite, losses that explode, predictions that collapse.
 
 A step leaves one row of numbers on the device: the losses of the global batch and the norm of the gradient. The host
-reads the rows together, every :data:`CHECK_EVERY` steps and before every checkpoint, so that a checkpoint is always
-good. The policy ``skip`` must know sooner: it compares the row with its limits on the device, and what a bad step
-changed is put back there, too, without asking the host.
+reads the rows together, every :data:`CHECK_EVERY` steps and before every checkpoint, and then looks at the weights,
+which no loss has seen since the last step: so a checkpoint is always good. The policy ``skip`` must know sooner: it
+compares the row with its limits on the device, and what a bad step changed is put back there, too, without asking the
+host.
 """
 
 from __future__ import annotations
@@ -196,6 +197,10 @@ class Watch:
         skipped = self._skipped + len(found)
         if found and not (self.skips and skipped <= self.config.skips):
             return first
+        spoiled = self._spoiled()
+        if spoiled is not None:
+            what = f"NaN or infinity in {spoiled}"
+            return Finding("the weights must stay finite", what, epoch + 1, step)
         if last or self._filled == CHECK_EVERY:
             self._skipped, self._first, self._filled = skipped, first, 0
             self._raise_peaks([row for row in rows if not self._is_bad(row)])
@@ -296,6 +301,16 @@ class Watch:
         if self.skips:
             self._limits_there = torch.tensor(self._limits, dtype=widest(self.device), device=self.device)
 
+    def _spoiled(self) -> str | None:
+        """Returns the name of a weight that is not finite, ``None`` if all are."""
+        weights = {n: _own_rows(p.detach()) for n, p in self._model.named_parameters() if p.requires_grad}
+        there = [weight for weight in weights.values() if weight.numel()]
+        largest = nn.utils.get_total_norm(there, math.inf) if there else torch.zeros(())
+        if math.isfinite(self.ranks.total(largest.to(self.device, widest(self.device)))):
+            return None
+        mine = next((name for name, weight in weights.items() if not weight.isfinite().all()), None)
+        return next((name for name in self.ranks.exchange(mine) if name is not None), "a weight")
+
     def _is_bad(self, row: list[float]) -> bool:
         return not all(abs(value) <= limit for value, limit in zip(row, self._limits, strict=True))
 
@@ -320,6 +335,12 @@ class Watch:
                 peak, steps = self._peaks.get(label, (0.0, 0))
                 self._peaks[label] = [max(peak, mean), steps + len(rows)]
         self._set_limits()
+
+
+def _own_rows(weight: Tensor) -> Tensor:
+    """Returns a weight, or this process's rows of one that is divided (FSDP2)."""
+    divided = getattr(weight, "to_local", None)  # a torch without processes does not know the class
+    return weight if divided is None else divided()
 
 
 def hint(names: Iterable[str]) -> str:

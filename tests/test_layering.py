@@ -15,7 +15,7 @@ LAYERS = (
     ("config",),
     ("engine",),
     ("analysis", "report"),
-    ("worlds", "scaling"),
+    ("worlds", "scaling", "smallest"),
     ("recipes",),
     ("build",),
     ("guidance",),

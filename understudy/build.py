@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
 from understudy.data import (
@@ -47,12 +43,13 @@ from understudy.engine.evaluate import Shard, evaluating
 from understudy.engine.launch import forsake, join, lost
 from understudy.engine.loop import Job
 from understudy.engine.measure import measure
+from understudy.engine.memory import kept_pages
 from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
 from understudy.interface import Batch
-from understudy.methods import METHODS
 from understudy.models import backbone_alone
+from understudy.smallest import check_smallest
 from understudy.widest import has_float64
 from understudy.worlds import read_student, read_teacher
 
@@ -73,14 +70,15 @@ class Built:
 
 @contextmanager
 def process(config: Config) -> Iterator[torch.device]:
-    """Sets what belongs to the process (threads, random state) for one job, and gives it back after.
+    """Sets what belongs to the process (threads, random state, memory) for one job, and gives it back after.
 
     A process that was started as one of several joins the others here.
     """
     threads = torch.get_num_threads()
     device = join(find_device(config.train.device))
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        rng = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with rng, kept_pages(device):
             torch.set_num_threads(config.train.threads or threads)
             torch.manual_seed(config.seed)
             yield device
@@ -111,7 +109,11 @@ def find_device(name: str) -> torch.device:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0][:120]
-        raise ValueError(f"train.device must be on this machine, got {name!r} ({reason}). Use auto") from None
+        if reason.startswith("Expected one of"):  # all that torch knows of
+            reason = "no kind of device"
+        raise ValueError(
+            f"train.device must be on this machine, got {name!r} ({reason}). Use auto, cpu, cuda or cuda:1"
+        ) from None
 
 
 def _check_narrow(config: Config, device: torch.device) -> None:
@@ -461,10 +463,11 @@ def train_loader(built: Built, device: torch.device) -> TrainLoader:
         rank=ranks.rank,
         world=ranks.world,
         parts=config.train.accumulate,
+        drop_last=config.train.drop_last,
         mix=None if config.data.mix is None else Mix(**config.data.mix.model_dump()),
         balance=config.data.balance,
     )
-    _check_smallest(built, loader)
+    check_smallest(built.distiller, loader, config)
     return loader
 
 
@@ -493,57 +496,6 @@ class FirstEpoch:
 
     def __iter__(self) -> Iterator[Batch]:
         return _loader(self.built, self.device).epoch(0)
-
-
-def _check_smallest(built: Built, loader: TrainLoader) -> None:
-    """Refuses batches of one image, tried out, where a batch norm is given one number a channel (ASPP, an MLP's).
-
-    A user's own method is left out unless it has a batch norm: its loss may do other things besides (count, write).
-    """
-    ranks, step = built.distiller.ranks, loader.steps_per_epoch - 1  # the last one is the smallest
-    shares = loader.shares(step)
-    if built.distiller.divided or 1 not in map(sum, shares):
-        return
-    counts = next(counts for counts in shares if sum(counts) == 1)
-    before = sum(part[ranks.rank] for part in shares[: shares.index(counts)])
-    rows = slice(before, before + counts[ranks.rank])
-    part = next(loader.epoch(0, step)).each(itemgetter(rows))
-    twin = copy.deepcopy(built.distiller).train()
-    twin.terms = tuple(
-        t for t in twin.terms if type(t.method) in METHODS.values() or _normalises(twin, t.label)
-    )
-    if twin.needs_prepare:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of classes that one batch has no image of
-            twin.prepare([next(loader.epoch(0))])
-    try:
-        with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
-            twin(
-                part.images,
-                part.target,
-                index=part.index,
-                view=part.view,
-                counts=counts,
-                partner=part.partner,
-                kept=part.kept,
-            )
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        fewer = f", or train.accumulate below {built.config.train.accumulate}" if len(shares) > 1 else ""
-        raise ValueError(
-            f"batches must have two images or more for {built.config.student.model} and its losses, in which a batch "
-            f"norm is given one number an image and channel, got one in step {step + 1} of an epoch "
-            f"({len(built.data.train)} images, train.batch_size {built.config.train.batch_size}). Choose another "
-            f"train.batch_size{fewer}"
-        ) from None
-    finally:
-        twin.close()
-
-
-def _normalises(distiller: Distiller, label: str) -> bool:
-    """Returns whether a term's heads hold a batch norm."""
-    return any(isinstance(m, _BatchNorm) for m in distiller.heads[label].modules())
 
 
 def eval_batches(images: ImageSet, built: Built, device: torch.device) -> EvalLoader:

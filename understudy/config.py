@@ -295,6 +295,8 @@ class TrainConfig(_Strict):
 
     epochs: int = Field(default=240, ge=1)
     batch_size: int = Field(default=64, ge=1)
+    drop_last: bool = False
+    """Leave out an epoch's last batch if it has fewer images than the others (every epoch leaves out others)."""
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False

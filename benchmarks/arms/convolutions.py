@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.engine.memory import kept_pages
+
 from .networks import Task
 from .setting import Setting, Tick
 
@@ -94,7 +96,7 @@ def step(setting: Setting) -> Callable[[], Tensor]:
 
 def convolve(setting: Setting, tick: Tick) -> None:
     """Computes steps for ever."""
-    run, size = step(setting), setting.read().train.batch_size
-    with torch.no_grad():
+    run, train = step(setting), setting.read().train
+    with torch.no_grad(), kept_pages(torch.device(train.device)):
         while True:
-            tick(run(), size)
+            tick(run(), train.batch_size)

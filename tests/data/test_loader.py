@@ -152,7 +152,7 @@ def test_wrong_sizes_are_refused():
         train_loader(batch_size=0)
     with pytest.raises(ValueError, match="batch_size must be at least 1 for each of 4 processes, got 3"):
         eval_loader(SPLITS.test, batch_size=3, world=4)
-    with pytest.raises(ValueError, match="at most the 1167 training images with drop_last, got 2000"):
+    with pytest.raises(ValueError, match=r"at most the 1167 training images with train\.drop_last, got 2000"):
         train_loader(batch_size=2000, drop_last=True)
 
 

@@ -74,7 +74,7 @@ class TrainLoader:
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
             raise ValueError(
-                f"batch_size must be at most the {len(image_set)} training images with drop_last, got "
+                f"train.batch_size must be at most the {len(image_set)} training images with train.drop_last, got "
                 f"{batch_size}. Lower it or keep the last batch"
             )
         if balance and bool((image_set.targets < 0).any()):

@@ -139,6 +139,11 @@ def test_wrong_names_and_keys_are_one_line_with_the_nearest(understudy, config):
     refused(understudy("distill", "nothing.yaml"), "nothing.yaml", "init")
     refused(understudy("distill", config, "teacher=null"), "teacher")
     refused(understudy("distill", config, "train.device=cuda:99"), "train.device")
+    refused(
+        understudy("distill", config, "train.device=gpu"),
+        "got 'gpu' (no kind of device)",
+        "Use auto, cpu, cuda",
+    )
     refused(understudy("distill", config, "train.device=mps"), "train.device", "'mps'")
     refused(understudy("distill", config, "teacher.weights=no/such.safetensors"), "no/such.safetensors")
 
@@ -175,7 +180,7 @@ def test_a_study_is_answered_with_one_of_its_runs(understudy, tmp_path):
     (tmp_path / "kd" / "seed-0").mkdir(parents=True)
     (tmp_path / "kd" / "seed-0" / "student.safetensors").touch()
     (tmp_path / "study.json").touch()
-    refused(understudy("predict", tmp_path, "a.png"), "the study", f"{tmp_path}/kd/seed-0")
+    refused(understudy("predict", tmp_path, "a.png"), "Name one of them", f"{tmp_path}/kd/seed-0")
 
 
 def test_class_counts_that_differ_under_a_logit_method_are_named(understudy, config, tmp_path, monkeypatch):

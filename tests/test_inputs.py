@@ -145,6 +145,33 @@ def test_a_killed_write_of_a_file_is_no_other_thing_in_the_folder(digits_config,
     assert not left.exists()
 
 
+def test_a_finished_run_is_not_taken_for_one_under_another_teacher(taught, tmp_path):
+    config, file, other = taught
+    run = us.distill(config, quiet=True, **{"train.epochs": 1})
+    again = us.load_config(config, {"train.epochs": 1})
+    assert jobs.finished(again) == run.metrics
+    kept = file.read_bytes()
+    shutil.copy(other, file)
+    with pytest.raises(
+        ValueError, match=r"run must hold a run with the weights .* file of teacher has been replaced"
+    ):
+        jobs.finished(again)
+    file.write_bytes(kept)
+    assert jobs.finished(again) == run.metrics
+    file.unlink()  # nothing to compare with
+    assert jobs.finished(again) == run.metrics
+
+
+@pytest.mark.parametrize("verb", [us.evaluate, us.predict, us.export])
+def test_a_folder_of_several_runs_is_no_run(verb, tmp_path):
+    for name in ("dhkd/seed-1", "dhkd/seed-0", "student-alone/seed-0", "teacher"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "student.safetensors").touch()
+    more = (tmp_path / "image.png",) if verb is us.predict else ()
+    with pytest.raises(ValueError, match=r"holds 4\. Name one of them: .*dhkd/seed-0, .*seed-1, .*, \.\.\.$"):
+        verb(tmp_path, *more)
+
+
 def test_a_table_that_cannot_be_reached_is_one_line_with_a_way_on(digits_config, stopped, tmp_path):
     stopped(digits_config, **{"teacher.table": str(tmp_path / "table")})
     file = tmp_path / "run" / "config.yaml"
@@ -163,12 +190,24 @@ def test_a_batch_of_one_that_a_norm_cannot_take_is_refused_before_the_run(
     digits_config, tmp_path, batch, accumulate
 ):
     changes = {"data.limit": 130, "data.val": 0.0, "train.batch_size": batch, "train.accumulate": accumulate}
-    hint = "train.accumulate below 4" if accumulate > 1 else "Choose another train.batch_size$"
+    hint = r"Set train\.drop_last=true, or choose another train\.batch_size"
+    hint += ", or train.accumulate below 4$" if accumulate > 1 else "$"
     with pytest.raises(ValueError, match=rf"two images or more for cnn_tiny and its losses.*{hint}"):
         us.distill(digits_config, quiet=True, **changes)
     assert not (tmp_path / "run").exists()
+    changes["train.epochs"] = 1
     losses = [{"name": "ce"}, {"name": "kd"}]  # nobody else minds
-    us.distill(digits_config, quiet=True, losses=losses, **changes, **{"train.epochs": 1})
+    us.distill(digits_config, quiet=True, losses=losses, output=str(tmp_path / "minded"), **changes)
+    us.distill(digits_config, quiet=True, **changes, **{"train.drop_last": True})
+
+
+def test_a_batch_of_one_is_refused_under_a_term_that_begins_later(digits_config, tmp_path):
+    head = {"name": "dhkd", "head": "mlp", "weight": {"value": 1.0, "from_epoch": 2}}
+    config = {**digits_config, "losses": [{"name": "ce"}, head]}
+    changes = {"data.limit": 130, "data.val": 0.0, "train.batch_size": 43}
+    with pytest.raises(ValueError, match=r"two images or more .* in step 4 of an epoch"):
+        us.distill(config, quiet=True, **changes)
+    us.distill(config, quiet=True, **changes, **{"train.epochs": 1})
 
 
 @pytest.mark.parametrize("losses", [[{"name": "dino"}], [{"name": "ft", "paraphraser_epochs": 1}]])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from understudy.build import Built
+from understudy.config import Config
 from understudy.data.images import ImageSet
 from understudy.teacher.fingerprint import data_digest, weights_digest
 
@@ -38,7 +41,32 @@ def inputs(built: Built, digests: Mapping[str, str] | None = None) -> dict[str, 
     return {
         "settings": {key: value for key, value in settings.items() if not _is_free(key)},
         "digests": dict(_digests(built) if digests is None else digests),
+        "files": weight_files(built.config),
     }
+
+
+def weight_files(config: Config) -> dict[str, str]:
+    """Returns a SHA-256 of every file of weights that a config names, by the network's name: ``student``, ``teacher``.
+
+    Files that are not there have none.
+    """
+    named = {"student": config.student.weights} | {
+        name: guide.weights for name, guide in config.guides.items()
+    }
+    paths = {name: Path(weights) for name, weights in named.items() if weights is not None}
+    return {
+        name: _file_digest(path, path.stat().st_mtime_ns) for name, path in paths.items() if path.is_file()
+    }
+
+
+@lru_cache
+def _file_digest(path: Path, changed_at: int) -> str:
+    """Returns a SHA-256 of a file; a study asks for its teacher's once a run."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def changed(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:

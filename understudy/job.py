@@ -24,7 +24,7 @@ from understudy.engine.memory import reset_peak
 from understudy.engine.trackers import open_trackers
 from understudy.files import is_temporary, locked, read_json, sweep, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
-from understudy.inputs import changed, inputs
+from understudy.inputs import changed, inputs, weight_files
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
 
@@ -140,6 +140,19 @@ def stored_config(folder: Path, config: Config) -> Config | None:
     return stored
 
 
+def check_one_run(folder: Path, verb: str) -> None:
+    """Refuses a folder that is no run but holds some: a study's, a chain's, several seeds'."""
+    own = "student.safetensors"
+    if not (folder / own).exists():
+        runs = sorted(str(file.parent) for depth in ("*", "*/*") for file in folder.glob(f"{depth}/{own}"))
+        if runs:
+            more = ", ..." if len(runs) > 3 else ""
+            raise ValueError(
+                f"{verb} must be given one run, got {folder}, which holds {len(runs)}. Name one of them: "
+                f"{', '.join(runs[:3])}{more}"
+            )
+
+
 def _is_own(name: str) -> bool:
     """Returns whether a run may have left a file of this name in its folder before its config was written."""
     return name in (".lock", "environment.json") or is_temporary(name)
@@ -152,7 +165,11 @@ def finished(config: Config) -> dict[str, Any] | None:
 
 
 def outcome(config: Config) -> dict[str, Any] | None:
-    """Returns the result of this very job if it has ended: finished, or diverged (it would diverge again)."""
+    """Returns the result of this very job if it has ended: finished, or diverged (it would diverge again).
+
+    Raises:
+        ValueError: it began with weights that have been replaced since.
+    """
     folder = Path(config.output)
     if not (folder / "result.json").exists():
         return None
@@ -162,7 +179,17 @@ def outcome(config: Config) -> dict[str, Any] | None:
     if result.get("verb") == "train":  # `train` leaves out the teacher's side
         for key in ("teacher", "teachers", "losses", "gradients"):
             del mine[key], theirs[key]
-    return result if result.get("status") in ("finished", "diverged") and agrees(mine, theirs) else None
+    if result.get("status") not in ("finished", "diverged") or not agrees(mine, theirs):
+        return None
+    began_with = result.get("weights", {})
+    now = weight_files(config)
+    replaced = [name for name in began_with if now.get(name, began_with[name]) != began_with[name]]
+    if replaced:
+        raise ValueError(
+            f"{folder} must hold a run with the weights that its config names, got one with others: the file of "
+            f"{' and '.join(replaced)} has been replaced since. Put it back, or delete the folder to run it again"
+        )
+    return result
 
 
 def _close_trackers(job: Job) -> None:

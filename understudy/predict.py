@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from understudy.data.decode import decode
 from understudy.data.masks import fit_image
+from understudy.job import check_one_run
 from understudy.methods.deployment import deployed_model
 from understudy.methods.term import build_term
 from understudy.models import FullSize, Translated, create_model, load_weights
@@ -147,12 +148,7 @@ def load_predictor(source: str | Path) -> Predictor:
         ValueError: there are no such weights, or they do not say what they are.
     """
     path = Path(source)
-    if (path / "study.json").is_file():
-        run = next(iter(sorted(path.glob("*/seed-*/student.safetensors"))), None)
-        example = "" if run is None else f": {run.parent}"
-        raise ValueError(
-            f"predict must be given one run, got the study {source}. Name one of its runs{example}"
-        )
+    check_one_run(path, "predict")
     path = path / "student.safetensors" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(

@@ -105,6 +105,7 @@ def summary(verb: str, job: Job, built: Built) -> dict[str, Any]:
         "epochs": config.train.epochs,
         "seconds": round(job.seconds, 2),
         "classes": list(built.data.classes),
+        "weights": job.inputs.get("files", {}),
         "last": last,
         "best": None if job.best is None else {**job.best, "chosen_on": "val"},
         "divergence": job.watch.report(),

@@ -24,7 +24,17 @@ from understudy.engine.divergence import DivergedError
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.engine.measure import Measured, measure
 from understudy.guidance import MEMORY, OFF
-from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
+from understudy.job import (
+    Run,
+    check_one_run,
+    claim_folder,
+    conclude,
+    finished,
+    note,
+    open_job,
+    stored_config,
+    take_up,
+)
 from understudy.methods.term import build_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
@@ -96,7 +106,8 @@ def resume(
     path = Path(folder)
     if not (path / "config.yaml").is_file():
         raise ValueError(
-            f"resume must be given a run folder, got {path} without a config.yaml. Start one with distill"
+            f"resume must be given a run folder, got {path} without a config.yaml. Start one with distill; "
+            "a study goes on by its own command"
         )
     config = load_config(path / "config.yaml", {"output": str(path)})
     if previous:
@@ -132,6 +143,7 @@ def evaluate(
     """
     weights = None
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+        check_one_run(Path(source), "evaluate")
         weights = Path(source) / "student.safetensors"
         if not weights.exists():
             raise ValueError(

@@ -13,6 +13,7 @@ from understudy.build import read_data
 from understudy.config import Config, load_config
 from understudy.data import EvalLoader, Splits
 from understudy.data.images import ImageSet
+from understudy.job import check_one_run
 from understudy.methods.term import build_terms
 from understudy.models import FullSize
 from understudy.predict import Predictor, load_predictor
@@ -62,6 +63,7 @@ class FinishedRun:
         Raises:
             ValueError: the folder holds no run, or one that is not finished.
         """
+        check_one_run(folder, "export")
         if not (folder / "config.yaml").is_file():
             raise ValueError(
                 f"export must be given a run folder, got {folder} without a config.yaml. Check the path"

@@ -35,6 +35,8 @@ class Comparison:
     kind: Kind = "time"
     """``time``: seconds an image of a / of b. ``rate``: images a second of a (b is the same arm). ``share``: evaluation
     (a) in a run that trains as b. ``memory``: peak memory of a / of b, in fresh processes."""
+    bound: str | None = None
+    """The comparison whose ratio is the most that this one's could be."""
 
 
 def _library(warm: bool = False, **changes: Any) -> Arm:
@@ -81,8 +83,12 @@ COMPARISONS: dict[str, Comparison] = {
         _library(warm=True, gradients__align="none"),
         ("<=", 1.03),
     ),
-    "released-cold": Comparison("released loop / library, cold", _RELEASED, _library(), (">=", 1.5)),
-    "released-warm": Comparison("released loop / library, warm", _RELEASED, _library(warm=True), (">=", 3.0)),
+    "released-cold": Comparison(
+        "released loop / library, cold", _RELEASED, _library(), (">=", 1.5), bound="bound-cold"
+    ),
+    "released-warm": Comparison(
+        "released loop / library, warm", _RELEASED, _library(warm=True), (">=", 3.0), bound="bound-warm"
+    ),
     "bound-cold": Comparison(
         "released loop / the convolutions of the library's step alone, cold", _RELEASED, _BOUND, None
     ),

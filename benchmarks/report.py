@@ -31,8 +31,9 @@ the arms are, is in [README.md](README.md).
 - *CPU time*: the same ratio of seconds over all cores.
 - *A/A*: the same for two processes of one arm, at the two ends of a round. `=`: the ratio's interval touches it, so
   this machine sees no difference.
-- *met*, *missed*: the whole interval does; *at the median*: the goal lies inside the interval. `n`: under 15 pairs,
-  which prove nothing (peaks of memory scatter little: 5 do).
+- *met*, *missed*: the whole interval does; *at the median*: the goal lies inside the interval. *Out of reach*: the goal
+  is beyond the interval of the row that bounds it, the step's convolutions alone. `n`: under 15 pairs, which prove
+  nothing (peaks of memory scatter little: 5 do).
 """
 
 
@@ -99,8 +100,8 @@ def verdict(goal: tuple[str, float] | None, middle: float, low: float, high: flo
     return "met at the median" if middle <= bound else "missed at the median"
 
 
-def row(name: str, comparison: Comparison, record: Record | None) -> str:
-    """Returns a comparison's line of the table."""
+def row(name: str, comparison: Comparison, record: Record | None, bound: Record | None = None) -> str:
+    """Returns a comparison's line of the table; ``bound`` is the record of the comparison that bounds it."""
     goal = comparison.goal
     wanted = "" if goal is None else f"{'≥' if goal[0] == '>=' else '≤'} {_number(goal[1], comparison.kind)}"
     if record is None or not record.rounds:
@@ -111,6 +112,9 @@ def row(name: str, comparison: Comparison, record: Record | None) -> str:
     control = "memory" if kind == "memory" else "time"
     same, same_low, same_high = median_interval([datum(control, r.twin, r.control) for r in rounds])
     marks = [verdict(goal, middle, low, high)]
+    if goal is not None and bound is not None and bound.rounds:
+        ends = median_interval([datum(kind, r.a, r.b) for r in bound.rounds])[1:]
+        marks += ["out of reach"] if verdict(goal, ends[0], *ends) == "missed" else []
     if kind in ("time", "memory") and low <= same_high and same_low <= high:
         marks.append("`=`")
     if len(rounds) < ENOUGH and kind != "memory":
@@ -146,7 +150,11 @@ def page(folder: Path, comparisons: Mapping[str, Comparison] = COMPARISONS) -> s
         "either": "Rates, shares and memory",
     }
     for track, title in titles.items():
-        rows = [row(n, c, records[n]) for n, c in comparisons.items() if c.track == track]
+        rows = [
+            row(n, c, records[n], records.get(c.bound or ""))
+            for n, c in comparisons.items()
+            if c.track == track
+        ]
         lines += [f"\n## {title}\n", _HEAD, *rows]
     unknown = sorted({key for r in records.values() if r is not None for key in r.unknown})
     if unknown:

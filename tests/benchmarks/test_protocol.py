@@ -135,3 +135,22 @@ def test_a_record_is_read_as_it_was_written_and_failures_stay_on_the_page(load, 
     assert report.describe(machine) in page
     (line,) = [line for line in page.splitlines() if line.startswith(f"| `{names[0]}`")]
     assert "| 3 | 318 | 105 | **2.970**" in line  # pairs, milliseconds of 64 images (slowed down), ratio
+
+
+@pytest.mark.parametrize(("goal", "beyond"), [(2.5, False), (3.0, False), (5.0, True)])
+def test_a_goal_beyond_its_bound_is_out_of_reach(load, fakes, goal, beyond):
+    report, comparisons = load("report"), load("comparisons")
+    arm = comparisons.Arm("library")
+    record = report.Record(load("machine").machine(2, "cpu"), as_rounds(load, taken(load, fakes)), [])
+    claim = comparisons.Comparison(
+        "a / b", arm, arm, (">=", goal), bound="bound"
+    )  # here a / b is its own bound
+    assert ("missed, out of reach" in report.row("x", claim, record, record)) == beyond
+    assert "out of reach" not in report.row("x", claim, record)
+
+
+def test_every_bound_is_a_comparison_of_the_same_kind(load):
+    known = load("comparisons").COMPARISONS
+    bounded = [c for c in known.values() if c.bound is not None]
+    assert bounded
+    assert all((known[c.bound].a, known[c.bound].kind) == (c.a, c.kind) for c in bounded)

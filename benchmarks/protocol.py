@@ -4,6 +4,9 @@ A round is one block of every arm. Rounds alternate their order (a b c, c b a, a
 slower or faster hurts all alike. The datum of a comparison is the ratio of its two arms inside a round: what happened
 in other rounds does not enter. One arm runs twice, in two processes, at the two ends of the round: the ratio of the two
 is the A/A control, so its interval is what this machine calls equal.
+
+Where its memory happens to lie makes a process a few percent faster or slower for as long as it lives. So all of them
+are started anew a few times, and an interval is drawn over starts first, then over the rounds of each.
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ class Round:
     """The arm that runs twice, and..."""
     twin: Block
     """...its second process."""
+    start: int = 0
+    """How often the processes had been started before."""
 
 
 class Runs(Protocol):
@@ -185,10 +190,28 @@ def choose_steps(arm: Runs, *, least: int, seconds: float) -> int:
     return max(least, math.ceil(seconds * pilot.steps / pilot.wall))
 
 
-def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Returns the median and the bounds of its bootstrap interval (percentiles of 10,000 resamples, fixed seed)."""
-    given = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(0).integers(0, len(given), (10_000, len(given)))
-    medians = np.median(given[picks], axis=1)
+def median_interval(
+    values: Sequence[float], starts: Sequence[int] | None = None, level: float = 0.95
+) -> tuple[float, float, float]:
+    """Returns the median and the bounds of its bootstrap interval (percentiles of 10,000 resamples, fixed seed).
+
+    Args:
+        values: one a round.
+        starts: which start of the processes each is of, by default one for all. A resample draws as many starts as
+            there are, and from each as many rounds as it has.
+        level: share of the resamples within the bounds.
+    """
+    given, random = np.asarray(values, dtype=np.float64), np.random.default_rng(0)
+    labels = np.zeros(len(given), dtype=int) if starts is None else np.asarray(starts)
+    groups = [given[labels == label] for label in np.unique(labels)]
+    sizes = np.array([len(group) for group in groups])
+    table = np.full((len(groups), sizes.max()), np.nan)
+    for row, group in zip(table, groups, strict=True):
+        row[: len(group)] = group
+    drawn = random.integers(0, len(groups), (10_000, len(groups)))  # starts
+    of = sizes[drawn][..., None]
+    picks = (random.random((*drawn.shape, sizes.max())) * of).astype(int)  # rounds of each
+    resampled = np.where(np.arange(sizes.max()) < of, table[drawn[..., None], picks], np.nan)
+    medians = np.nanmedian(resampled.reshape(len(drawn), -1), axis=1)
     low, high = np.quantile(medians, [(1 - level) / 2, (1 + level) / 2])
     return float(np.median(given)), float(low), float(high)

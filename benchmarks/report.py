@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ Written by `python benchmarks/run.py`; the rounds behind every number are in `re
 the arms are, is in [README.md](README.md).
 
 - *a*, *b*: each arm's median milliseconds for 64 images, unless a unit stands there. They drift with the machine.
-- *ratio*: the median over n pairs of the ratio of wall times inside the pair, with its bootstrap 95% interval.
+- *ratio*: the median over n pairs of the ratio of wall times inside the pair, with its bootstrap 95% interval, drawn
+  over the starts of the processes first, then over the pairs of each.
 - *CPU time*: the same ratio of seconds over all cores.
 - *A/A*: the same for two processes of one arm, at the two ends of a round. `=`: the ratio's interval touches it, so
   this machine sees no difference.
@@ -57,10 +58,7 @@ def write_record(path: Path, record: Record, comparison: Comparison) -> None:
         "unknown": record.unknown,
         "failed": record.failed,
     }
-    lines = [head] + [
-        {n: {f: getattr(getattr(r, n), f) for f in Block.__slots__} for n in Round.__slots__}
-        for r in record.rounds
-    ]
+    lines = [head, *(asdict(r) for r in record.rounds)]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
@@ -70,7 +68,10 @@ def read_record(path: Path) -> Record | None:
     if not path.exists():
         return None
     head, *lines = [json.loads(line) for line in path.read_text().splitlines()]
-    rounds = [Round(**{name: Block(**block) for name, block in line.items()}) for line in lines]
+    rounds = [
+        Round(**{key: Block(**value) if isinstance(value, dict) else value for key, value in line.items()})
+        for line in lines
+    ]
     return Record(head["machine"], rounds, head["unknown"], head["failed"])
 
 
@@ -108,12 +109,15 @@ def row(name: str, comparison: Comparison, record: Record | None, bound: Record 
         why = "not measured" if record is None or record.failed is None else f"failed: {record.failed}"
         return f"| `{name}` | {comparison.says} | 0 | | | | | | {wanted} | {why} |"
     kind, rounds = comparison.kind, record.rounds
-    middle, low, high = median_interval([datum(kind, r.a, r.b) for r in rounds])
+    starts = [r.start for r in rounds]
+    middle, low, high = median_interval([datum(kind, r.a, r.b) for r in rounds], starts)
     control = "memory" if kind == "memory" else "time"
-    same, same_low, same_high = median_interval([datum(control, r.twin, r.control) for r in rounds])
+    same, same_low, same_high = median_interval([datum(control, r.twin, r.control) for r in rounds], starts)
     marks = [verdict(goal, middle, low, high)]
     if goal is not None and bound is not None and bound.rounds:
-        ends = median_interval([datum(kind, r.a, r.b) for r in bound.rounds])[1:]
+        ends = median_interval(
+            [datum(kind, r.a, r.b) for r in bound.rounds], [r.start for r in bound.rounds]
+        )[1:]
         marks += ["out of reach"] if verdict(goal, ends[0], *ends) == "missed" else []
     if kind in ("time", "memory") and low <= same_high and same_low <= high:
         marks.append("`=`")

@@ -1,6 +1,6 @@
 """Measures the comparisons and writes `RESULTS.md`.
 
-python benchmarks/run.py --all                       # everything, 15 pairs each
+python benchmarks/run.py --all                       # everything, 15 pairs each, over 3 starts of all processes
 python benchmarks/run.py --only kd-ce --only memory  # these anew, the others as they are in results/
 python benchmarks/run.py --all --minutes 60          # as many pairs (at most --pairs) as fit
 python benchmarks/run.py --smoke                     # tiny networks, two pairs: does it run? Prints, writes nothing
@@ -44,6 +44,8 @@ class Plan:
     aux: str
     images: int
     pairs: int
+    starts: int
+    """How often all processes are started anew; the pairs are shared out."""
     least_steps: int
     least_seconds: float
     warm_steps: int
@@ -69,17 +71,21 @@ def measure(names: list[str], plan: Plan, deadline: float) -> dict[str, tuple[li
     """
     timed = [name for name in names if COMPARISONS[name].kind != "memory"]
     found: dict[str, tuple[list[Round], str | None]] = {}
-    if timed:
+    for start in range(plan.starts if timed else 0):
+        now, left = time.monotonic(), plan.starts - start
         with ExitStack() as stack:
-            found |= _measured(
+            part = _measured(
                 timed,
                 plan,
-                lambda arm: stack.enter_context(Worker(plan.setting(arm), plan.threads)),
+                lambda arm, stack=stack: stack.enter_context(Worker(plan.setting(arm), plan.threads)),
                 least=plan.least_steps,
                 seconds=plan.least_seconds,
-                pairs=plan.pairs,
-                deadline=deadline,
+                pairs=len(range(start, plan.pairs, plan.starts)),
+                deadline=now + (deadline - now) / left,
             )
+        for name, (taken, failed) in part.items():
+            before, why = found.get(name, ([], None))
+            found[name] = [*before, *(replace(r, start=start) for r in taken)], why or failed
     for name in names:
         if name not in timed:
             found |= _measured(
@@ -145,6 +151,7 @@ def main() -> None:
                 aux=files["aux"],
                 images=given.images,
                 pairs=given.pairs,
+                starts=given.starts,
                 least_steps=given.steps,
                 least_seconds=given.seconds,
                 warm_steps=given.warm_steps,
@@ -152,7 +159,7 @@ def main() -> None:
                 results=results,
             )
             if given.smoke:
-                plan = replace(plan, pairs=2, least_steps=2, least_seconds=0.0, warm_steps=4)
+                plan = replace(plan, pairs=2, starts=1, least_steps=2, least_seconds=0.0, warm_steps=4)
             run(names, plan, given.minutes)
         if given.all or given.smoke:
             shown = ("student", "teacher", "images", "threads", "device")
@@ -185,6 +192,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], choices=list(COMPARISONS), metavar="NAME")
     parser.add_argument("--smoke", action="store_true", help="does everything run? Small, quick, no result")
     parser.add_argument("--pairs", type=int, default=15, help="of every comparison (default 15)")
+    parser.add_argument(
+        "--starts", type=int, default=3, help="of all processes; the pairs are shared out (default 3)"
+    )
     parser.add_argument("--minutes", type=float, help="stop starting pairs after so long, shared out evenly")
     parser.add_argument("--steps", type=int, default=20, help="of a block, at least (default 20)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a block, at least (default 1)")

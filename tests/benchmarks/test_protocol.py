@@ -96,6 +96,16 @@ def test_the_interval_holds_the_median_and_narrows_with_more_pairs(load):
     assert few[1] < many[1] <= 1.0 <= many[2] < few[2]
 
 
+def test_the_interval_knows_that_rounds_of_one_start_are_alike(load):
+    interval = load("protocol").median_interval
+    values, starts = [1.0] * 5 + [1.1] * 5 + [1.2] * 5, [0] * 5 + [1] * 5 + [2] * 5
+    assert interval(values, starts) == (1.1, 1.0, 1.2)  # three numbers, however often each was taken
+    assert interval(values)[2] - interval(values)[1] <= 0.2
+    assert interval(values, list(range(15)))[0] == 1.1
+    uneven = interval([1.0, 1.0, 1.0, 5.0], [0, 0, 0, 1])
+    assert uneven[1:] == (1.0, 5.0)
+
+
 @pytest.mark.parametrize(
     ("goal", "found", "words"),
     [

@@ -27,6 +27,7 @@ from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import OtherProcessError, Ranks, Wishes
 from understudy.engine.divergence import CHECK_EVERY, Finding, SetbackError, Watch, hint
 from understudy.engine.ema import MovingAverage
+from understudy.engine.memory import give_back
 from understudy.engine.meters import Meters
 from understudy.engine.optim import learning_rate
 from understudy.engine.sharding import optimizer_state
@@ -256,6 +257,7 @@ def _epoch(job: Job) -> Iterator[None]:
     job.save()
     job.keep_good()
     _keep_checkpoint(job)
+    give_back()
     job.console.say(_epoch_line(line, job.train.epochs, job.task))
     if stopping and job.epoch < job.train.epochs:
         raise InterruptedRunError

@@ -45,7 +45,7 @@ def kept_pages(device: torch.device) -> Iterator[None]:
     By default glibc returns large blocks at once, so every activation of every step is made of new pages, each of
     which costs a fault: a tenth of a step in batches of 64, a quarter in batches of 256 (resnet8x4, two cores). Other
     C libraries, and jobs on other devices, are left as they are. Afterwards the thresholds are those that glibc itself
-    comes to in a process with large blocks.
+    comes to in a process with large blocks. Within, :func:`give_back` is to be called now and then.
     """
     library = ctypes.CDLL(None)
     if device.type != "cpu" or not (hasattr(library, "mallopt") and hasattr(library, "malloc_trim")):
@@ -63,3 +63,9 @@ def kept_pages(device: torch.device) -> Iterator[None]:
             library.mallopt(_MMAP_THRESHOLD, 2**25)
             library.mallopt(_TRIM_THRESHOLD, 2**26)
             library.malloc_trim(0)
+
+
+def give_back() -> None:
+    """Gives what :func:`kept_pages` keeps back to the system; once an epoch, or pages between lasting blocks add up."""
+    if _jobs:
+        ctypes.CDLL(None).malloc_trim(0)

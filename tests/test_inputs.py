@@ -13,6 +13,7 @@ import understudy as us
 from understudy import job as jobs
 from understudy.engine import loop
 from understudy.engine.checkpoint import load_checkpoint, save_checkpoint
+from understudy.inputs import weight_files
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +161,14 @@ def test_a_finished_run_is_not_taken_for_one_under_another_teacher(taught, tmp_p
     assert jobs.finished(again) == run.metrics
     file.unlink()  # nothing to compare with
     assert jobs.finished(again) == run.metrics
+
+
+def test_weights_in_the_home_folder_are_known_too(taught, tmp_path, monkeypatch):
+    config, file, _ = taught
+    named = weight_files(us.load_config(config))
+    assert named.keys() == {"teacher"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert weight_files(us.load_config(config, {"teacher.weights": f"~/{file.name}"})) == named
 
 
 @pytest.mark.parametrize("verb", [us.evaluate, us.predict, us.export])

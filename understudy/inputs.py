@@ -53,7 +53,7 @@ def weight_files(config: Config) -> dict[str, str]:
     named = {"student": config.student.weights} | {
         name: guide.weights for name, guide in config.guides.items()
     }
-    paths = {name: Path(weights) for name, weights in named.items() if weights is not None}
+    paths = {name: Path(weights).expanduser() for name, weights in named.items() if weights is not None}
     return {
         name: _file_digest(path, path.stat().st_mtime_ns) for name, path in paths.items() if path.is_file()
     }

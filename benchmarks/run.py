@@ -198,7 +198,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="stop starting pairs after so long, shared out evenly")
     parser.add_argument("--steps", type=int, default=20, help="of a block, at least (default 20)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a block, at least (default 1)")
-    parser.add_argument("--warm-steps", type=int, default=64, help="steps whose answers a warm table holds")
+    parser.add_argument("--warm-steps", type=int, default=32, help="steps whose answers a warm table holds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of every arm")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--student", default="resnet8x4", help="with a classifier called fc")

@@ -474,16 +474,7 @@ def _table(built: Built, share: float) -> Finding:
 
 def _forward(built: Built, batch: Batch) -> Any:
     """Returns the losses of a batch in the middle of the run, when terms that start late have begun."""
-    epoch = built.config.train.epochs // 2
-    return built.distiller(
-        batch.images,
-        batch.target,
-        index=batch.index,
-        view=batch.view,
-        epoch=epoch,
-        partner=batch.partner,
-        kept=batch.kept,
-    )
+    return built.distiller(**batch.inputs, epoch=built.config.train.epochs // 2)
 
 
 def _sample(built: Built, device: torch.device, count: int) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge, Gt, Le
 from pydantic import AllowInfNan
@@ -82,6 +82,18 @@ class Batch:
     def main_target(self) -> Tensor:
         """``(B,)`` the label that has the larger share of each image."""
         return self.target if self.partner is None or self.kept >= 0.5 else self.partner
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What :class:`Distiller` is given of a batch, by the names of its arguments: ``distiller(**batch.inputs)``."""
+        return {
+            "images": self.images,
+            "targets": self.target,
+            "index": self.index,
+            "view": self.view,
+            "partner": self.partner,
+            "kept": self.kept,
+        }
 
     def over_labels(self, loss: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns a loss that reads labels; of mixed images ``kept · loss(own) + (1 − kept) · loss(partner's)``.

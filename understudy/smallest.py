@@ -38,15 +38,7 @@ def check_smallest(distiller: Distiller, loader: TrainLoader, config: Config) ->
     part = next(loader.epoch(0, step)).each(itemgetter(rows))
     try:
         with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
-            twin(
-                part.images,
-                part.target,
-                index=part.index,
-                view=part.view,
-                counts=counts,
-                partner=part.partner,
-                kept=part.kept,
-            )
+            twin(**part.inputs, counts=counts)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -73,9 +73,7 @@ def measure(pair: Pair, epoch: int) -> dict[str, dict[str, float]]:
     distiller.train()
     try:
         for batch in islice(_loader(pair).epoch(epoch), BATCHES):
-            out = distiller(
-                batch.images, batch.target, index=batch.index, view=batch.view, epoch=max(epoch - 1, 0)
-            )
+            out = distiller(**batch.inputs, epoch=max(epoch - 1, 0))
             if out.label_loss is None or out.guide_loss is None:
                 break  # the schedule has switched one side off
             for part, products in _products(pair, out.label_loss, out.guide_loss).items():

@@ -139,7 +139,7 @@ def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
             done, steps = epoch * loader.steps_per_epoch + step, loader.steps_per_epoch
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(train.schedule, train.optimizer.lr, done, steps, epochs)
-            out = distiller(batch.images, batch.target, index=batch.index, view=batch.view, epoch=epoch)
+            out = distiller(**batch.inputs, epoch=epoch)
             distiller.backward(out)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

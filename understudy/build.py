@@ -197,7 +197,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes += [] if line is None else [f"{name} {line}"]
     for name, guide in guides.items():
         if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
-            notes.append(f"{name} has no weights and answers at random; give it weights:")
+            notes.append(f"{name} has no weights and answers at random; set {config.guide_key(name)}.weights")
     if (form := memory_format(config.train, device)) != torch.contiguous_format:
         for module in (student, *teachers.values()):
             module.to(memory_format=form)  # pyright: ignore[reportCallIssue]

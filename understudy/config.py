@@ -300,7 +300,8 @@ class TrainConfig(_Strict):
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = True
     compile: bool = False
-    """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so."""
+    """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so. Not with
+    ``gradients.align`` other than ``none`` and ``released``."""
     capture: bool = False
     """On a GPU, in one process: run a step's forward and backward passes as one CUDA graph (not measured yet)."""
     ema: float | None = Field(default=None, gt=0, lt=1)

@@ -61,7 +61,9 @@ def reproduce(
         name: ``recipe:dkd.table6`` for all rows, ``recipe:dkd.table6/resnet56-resnet20`` for one.
         scale: share of the epochs that is kept, and of the training images; said wherever results are shown.
         all_images: whether all training images are kept in spite of it.
-        teachers: folder with ``MODEL.safetensors`` (or ``.pt``, ``.pth``) of teachers that need no training.
+        teachers: folder with ``MODEL.safetensors`` (or ``.pt``, ``.pth``) of teachers that need no training. Where a
+            row trains its teacher on other images (noisy labels, AutoAugment), the name goes on with what sets them
+            apart: ``resnet32x4-noise-0.1.safetensors``, as the folders in ``OUTPUT/teachers`` are called.
         workers: runs at once, as of a study.
         quiet: print nothing but the summary.
         overrides: dotted keys, on top of the scaled row. ``output`` is by default ``runs/NAME``.
@@ -85,13 +87,15 @@ def reproduce(
     with locked(folder), stopped_by_signals():  # all rows: one signal is for all
         for row in todo:
             said = departures(recipe, scale, row.job(), overrides)
-            config = _with_teacher(row, folder, teachers, quiet)
+            given = _given(teachers, row)
+            config = _with_teacher(row, folder, given, quiet)
+            origin = "" if given is None else f"The teacher's weights were given ({given}). "
             study(
                 config,
                 workers=workers,
                 quiet=quiet,
                 title=_title(recipe, row, scale),
-                remark=_remark(recipe, said),
+                remark=origin + _remark(recipe, said),
                 known=_known(row, said),
             )
             summary = _summary(recipe, every, folder, scale, overrides)
@@ -116,7 +120,7 @@ def _remark(recipe: Recipe, said: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
-def _with_teacher(row: Row, folder: Path, teachers: str | Path | None, quiet: bool) -> Config:
+def _with_teacher(row: Row, folder: Path, given: Path | None, quiet: bool) -> Config:
     """Returns a row's study with its folder and its teacher's weights, which are trained if nobody has them."""
     config = row.job().replaced(output=str(folder / row.name))
     assert config.teacher is not None
@@ -125,26 +129,21 @@ def _with_teacher(row: Row, folder: Path, teachers: str | Path | None, quiet: bo
     job = row.teacher_job()
     if job is None:
         return config
-    given = _given(teachers, row.teacher)
     if given is None:
-        own = job.replaced(output=str(folder / _TEACHERS / _teacher_folder(row)))
+        own = job.replaced(output=str(folder / _TEACHERS / row.teacher_name))
         if finished(own) is None:
             train(own, quiet=quiet)
         given = Path(own.output) / "student.safetensors"
     return config.replaced(**{"teacher.weights": str(given), "teacher.pretrained": False})
 
 
-def _teacher_folder(row: Row) -> str:
-    """Returns the teacher's name, with its variant's where that has images of its own."""
-    return row.teacher + (f"-{row.variant}" if row.own_images else "")
-
-
-def _given(teachers: str | Path | None, model: str) -> Path | None:
-    if teachers is None:
+def _given(teachers: str | Path | None, row: Row) -> Path | None:
+    """Returns the file of a row's teacher, if it needs one and it is there."""
+    if teachers is None or row.teacher_job() is None:
         return None
     if not Path(teachers).is_dir():
         raise ValueError(f"--teachers must be a folder, got {teachers}. Put MODEL.safetensors there")
-    return next((p for end in _WEIGHTS if (p := Path(teachers) / f"{model}{end}").is_file()), None)
+    return next((p for end in _WEIGHTS if (p := Path(teachers) / f"{row.teacher_name}{end}").is_file()), None)
 
 
 def _known(row: Row, said: Sequence[str]) -> dict[str, list[Published]]:

@@ -32,7 +32,8 @@ def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -
     random = [config.guide_key(n) for n, guide in guides if guide.weights is None and not guide.pretrained]
     if random:
         raise ValueError(
-            f"{random[0]} must have weights for several seeds to share it, got none. Give it weights:"
+            f"{random[0]} must have weights for several seeds to share it, got none. Set {random[0]}.weights, or "
+            "pretrained: true"
         )
     folder, stop, ranks = Path(config.output), threading.Event(), joined(config)
     runs: dict[int, Run] = {}

@@ -149,7 +149,8 @@ def _check(workers: int, arms: list[ArmConfig]) -> None:
     for arm in arms:
         if folder_name(arm.name) in taken:
             raise ValueError(
-                f"study.methods must have names of their own, got {arm.name!r}, which is taken. Give it another name:"
+                f"study.methods must have names of their own, got {arm.name!r}, which is taken. Name it "
+                "otherwise: {name: OTHER, losses: [...]}"
             )
         taken.add(folder_name(arm.name))
     local = [t["name"] for arm in arms for t in arm.losses if str(t["name"]).startswith("__main__:")]

@@ -28,46 +28,75 @@ def figure2():
     del sys.modules["figure2"]
 
 
-def test_the_released_form_is_the_same_loss_until_a_sigmoid_rounds_to_one(figure2):
+@pytest.mark.parametrize("name", ["binary_kl", "binary_kl_norm"])
+def test_the_released_form_is_the_same_loss_until_a_sigmoid_rounds_to_one(figure2, name):
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randn(8, 20, generator=generator, dtype=torch.float64) * 6 for _ in range(2))
-    assert figure2.released_binary_kl(ours, theirs, 2.0) == pytest.approx(
-        float(us.losses.binary_kl_loss(ours, theirs, 2.0)), rel=1e-6
+    released, masked = (
+        getattr(figure2, f"{form}_{name}")(ours, theirs, 2.0) for form in ("released", "masked")
     )
-    assert figure2.masked_binary_kl(ours, theirs, 2.0) == figure2.released_binary_kl(ours, theirs, 2.0)
+    assert float(released.mean()) == pytest.approx(
+        float(getattr(us.losses, f"{name}_loss")(ours, theirs, 2.0)), rel=1e-6
+    )
+    assert masked.equal(released)
 
 
-def test_beyond_it_the_released_form_is_infinite_and_the_gradient_nan_or_zero(figure2):
+@pytest.mark.parametrize("name", ["binary_kl", "binary_kl_norm"])
+def test_beyond_it_the_released_form_is_infinite_and_the_gradient_nan_or_zero(figure2, name):
+    released, masked = (getattr(figure2, f"{form}_{name}") for form in ("released", "masked"))
     ours, theirs = torch.tensor([[33.0, 1.0, 0.0]]), torch.zeros(1, 3)
-    assert figure2.released_binary_kl(ours, theirs, 2.0).isfinite()
+    assert released(ours, theirs, 2.0).isfinite()
     ours = torch.tensor([[36.0, 1.0, 0.0]], requires_grad=True)
-    loss = figure2.released_binary_kl(ours, theirs, 2.0)
+    loss = released(ours, theirs, 2.0)
     assert loss.isinf()
     (gradient,) = torch.autograd.grad(loss, [ours])
     assert gradient.isnan().tolist() == [[True, False, False]]
-    (masked,) = torch.autograd.grad(figure2.masked_binary_kl(ours, theirs, 2.0), [ours])
-    assert masked[0, 0] == 0
-    assert masked[0, 1:].equal(gradient[0, 1:])
-    (stable,) = torch.autograd.grad(us.losses.binary_kl_loss(ours, theirs, 2.0), [ours])
+    (kept,) = torch.autograd.grad(masked(ours, theirs, 2.0), [ours])
+    assert kept[0, 0] == 0
+    assert kept[0, 1:].equal(gradient[0, 1:])
+    (stable,) = torch.autograd.grad(getattr(us.losses, f"{name}_loss")(ours, theirs, 2.0), [ours])
     assert stable[0, 0] == pytest.approx(1.0)  # τ/2: all the way back
     assert stable[0, 1] == pytest.approx(float(gradient[0, 1]), rel=1e-4)
 
 
-def test_statistics_are_the_gradients_of_autograd(figure2):
-    generator = torch.Generator().manual_seed(1)
-    z, t = (torch.randn(5, 7, generator=generator) * 3 for _ in range(2))
-    target = torch.arange(5)
-    found = figure2.statistics(z, t, target)
-    z.requires_grad_()
-    (label,) = torch.autograd.grad(torch.nn.functional.cross_entropy(z, target, reduction="sum"), [z])
-    (guide,) = torch.autograd.grad(us.losses.binary_kl_loss(z, t, 2.0) * len(z), [z])
-    assert found["label_gradient"] == pytest.approx(float(label.norm(dim=1).mean()), rel=1e-5)
-    assert found["teacher_gradient"] == pytest.approx(float(guide.norm(dim=1).mean()), rel=1e-5)
-    assert found["cosine"] == pytest.approx(
-        float(torch.cosine_similarity(label, guide, dim=1).mean()), rel=1e-4
-    )
+@pytest.mark.parametrize("shared", [True, False])
+def test_statistics_are_the_gradients_of_autograd(figure2, shared):
+    torch.manual_seed(1)
+    classifier, second = torch.nn.Linear(4, 7, bias=False), torch.nn.Linear(4, 7)
+    feature = torch.randn(5, 4, requires_grad=True)
+    z, t, target = classifier(feature), torch.randn(5, 7) * 3, torch.arange(5)
+    guided = z if shared else second(feature)
+    loss = us.losses.binary_kl_loss if shared else us.losses.binary_kl_norm_loss
+    found = figure2.statistics(feature, z, guided, t, target)
+    label, guide = torch.nn.functional.cross_entropy(z, target), loss(guided, t, 2.0)
+    places = {"label_gradient": (label, z), "teacher_gradient": (guide, guided)}
+    for key, (value, logits) in places.items():
+        (gradient,) = torch.autograd.grad(value, [logits], retain_graph=True)
+        assert found[key] == pytest.approx(5 * float(gradient.norm(dim=1).mean()), rel=1e-5)
+    places = {"feature": feature, "classifier": classifier.weight} if shared else {"feature": feature}
+    for key, place in places.items():
+        a, b = (torch.autograd.grad(v, [place], retain_graph=True)[0] for v in (label, guide))
+        cosine = torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0)
+        assert found[key] == pytest.approx(float(cosine), abs=1e-5)
+    assert shared or found["classifier"] is None
+    assert found["argument"] == pytest.approx(float((guided if shared else guided - t).max()))
     assert found["released_is_finite"]
-    assert not figure2.statistics(z.detach() * 30, t, target)["released_is_finite"]
+    far = (guided * 100).requires_grad_()
+    again = figure2.statistics(feature, far if shared else z, far, t, target)
+    assert not again["released_is_finite"]
+    assert again["argument"] > 34
+
+
+def test_steps_near_the_overflow_and_dead_ones_are_all_looked_at(figure2, tmp_path):
+    torch.manual_seed(2)
+    feature, counter = torch.randn(3, 4, requires_grad=True), figure2._counter()
+    classifier = torch.nn.Linear(4, 5, bias=False)
+    for scale in (1.0, 1.0, 100.0, 1.0, float("nan")):
+        student = {"feature": feature, "logits": classifier(feature) * scale}
+        file = str(tmp_path / "looks.jsonl")
+        figure2.look(file, counter, student, student["logits"], torch.zeros(3, 5), torch.arange(3))
+    looks = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["finite"]) for line in looks] == [(0, True), (2, True), (4, False)]
 
 
 def write_images(path, count):
@@ -113,8 +142,13 @@ def test_every_arm_ends_in_the_table(figure2, tmp_path):
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         assert said.returncode == 0, said.stderr
     runs = json.loads((tmp_path / "out" / "table.json").read_text())["runs"]
-    assert [run["arm"] for run in runs] == list(figure2.ARMS)
+    assert [run["arm"] for run in runs] == figure2.ARMS
     stable, *released = (next(r for r in runs if r["arm"] == f"binary_kl, {form}") for form in figure2.FORMS)
     assert {r["test/acc1"] for r in released} == {stable["test/acc1"]}  # nothing overflows here
-    assert stable["released_not_finite"] == 0
+    assert {run["first_overflow"] for run in runs} == {None}
+    for arm in ("dhkd, released", "dhkd, released, masked"):
+        scores = {r["test/acc1"] for r in runs if r["arm"] in (arm, "dhkd, stable")}
+        assert len(scores) == 1, arm
     assert (tmp_path / "out" / "table.md").read_text().count("after the last epoch") == len(figure2.ARMS)
+    other = subprocess.run([*command, "--epochs", "2"], capture_output=True, text=True, check=False)
+    assert "must hold the same run, got another value for train.epochs" in other.stderr

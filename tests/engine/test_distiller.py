@@ -251,6 +251,43 @@ def test_bf16_keeps_heads_and_losses_in_float32():
     assert float(out.loss.detach()) == pytest.approx(float(exact(images, target).loss.detach()), rel=0.05)
 
 
+def test_bf16_aligns_at_the_feature_as_float32_does():
+    images, target = batch()
+    found = []
+    for precision in ("bf16", "fp32"):
+        distiller = prepared([{"name": "ce"}, {"name": "binary_kl"}], align="feature", precision=precision)
+        distiller.backward(distiller(images, target))
+        found.append(distiller.alignment)
+    low, exact = found
+    assert float(low["cosine"]) == pytest.approx(float(exact["cosine"]), abs=0.02)
+    assert float(low["lambda"]) == pytest.approx(
+        float(exact["lambda"]), abs=0.05 * float(exact["lambda"]) + 0.02
+    )
+
+
+@pytest.mark.parametrize("align", ["none", "released"])
+def test_a_compiled_student_has_the_gradients_of_the_plain_one(align):
+    losses = [{"name": "ce"}, {"name": "dhkd", "weight": {"from_epoch": 2}}]
+    distiller, plain = (prepared(losses, align=align) for _ in range(2))
+    plain.load_state_dict(distiller.state_dict())
+    distiller.compile_student("aot_eager")
+    images, target = batch()
+    for epoch in (0, 1):  # labels alone first: a graph that is differentiated once, and then twice
+        for one in (distiller, plain):
+            one.zero_grad()
+            one.backward(one(images, target, epoch=epoch))
+        for a, b in zip(distiller.trainable_parameters(), plain.trainable_parameters(), strict=True):
+            assert a.grad is None if b.grad is None else torch.allclose(a.grad, b.grad, atol=1e-5)
+    assert distiller.alignment.keys() == plain.alignment.keys()
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("align", ["backbone", "paper", "feature"])
+def test_alignment_that_needs_the_graph_in_parts_is_refused_a_compiled_student(align):
+    with pytest.raises(ValueError, match=f"where train.compile is on, got {align}"):
+        prepared(LOSSES["dhkd"], align=align).compile_student("aot_eager")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -90,7 +90,7 @@ def test_a_step_is_the_same(align, parts):
 def test_a_step_of_a_compiled_student_is_the_same():
     steps = []
     for twin in (False, True):
-        distiller = distiller_of([{"name": "dkd"}], align="backbone", twin=twin)
+        distiller = distiller_of([{"name": "dkd"}], align="released", twin=twin)
         distiller.compile_student("aot_eager")
         steps.append(gradients(distiller))
     assert_same(*steps)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 
 class Compiled:
@@ -19,6 +20,10 @@ class Compiled:
 
     def __init__(self, module: nn.Module, backend: str | Callable[..., Any]) -> None:
         self._module = module
+        if hasattr(
+            functorch_config, "donated_buffer"
+        ):  # buffers that a backward overwrites: alignment has two
+            functorch_config.donated_buffer = False
         self._run: Callable[[Tensor], Tensor] | None = torch.compile(
             module, backend=backend, fullgraph=True, dynamic=False
         )

@@ -225,7 +225,8 @@ class Distiller(nn.Module):
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}
         with share.apart(images.device, self.sync_bn):
-            student = self._student(asked)
+            raw = self._shown(asked)
+            student = _widened(raw)
             logits = self._logits(student)
             shown = {**student, "logits": logits}
             pointed = self.task.pointed(batch, student)
@@ -255,7 +256,7 @@ class Distiller(nn.Module):
             logits, judged = logits[share.rows], judged[share.rows]
         theirs = next(iter(guided.values())).get("logits") if len(guided) == 1 else None
         theirs = theirs[share.rows] if share.repeated and theirs is not None else theirs
-        feature = student.get("feature") if self._shards is None else None  # no backward but the one of all
+        feature = raw.get("feature") if self._shards is None else None  # no backward but the one of all
         return StepOutput(
             loss,
             losses,
@@ -313,7 +314,15 @@ class Distiller(nn.Module):
 
         Args:
             backend: of :func:`torch.compile`.
+
+        Raises:
+            ValueError: something else is on that needs the student's graph in parts.
         """
+        if self.align not in ("none", "released"):
+            raise ValueError(
+                f"gradients.align must be none or released where train.compile is on, got {self.align}: which "
+                "parameters a loss does not reach cannot be seen in a compiled student. Turn train.compile off"
+            )
         if self._shards is not None:
             raise ValueError(
                 "train.compile must be off where train.shard is on, got both. Turn one of them off"
@@ -401,7 +410,7 @@ class Distiller(nn.Module):
         """Returns the deployed model's logits ``(B, C)``, or the objects it finds, in the module's current mode."""
         if self.network.detects:
             return self._answer(images)
-        return self._logits(self._student(Batch(images, images.new_empty(0))))
+        return self._logits(_widened(self._shown(Batch(images, images.new_empty(0)))))
 
     def deployable(self) -> nn.Module:
         """Returns a plain copy of the model to ship: no taps, no heads, no teacher; collective with ``shard``.
@@ -528,9 +537,9 @@ class Distiller(nn.Module):
         term.method.prepare(self._setups[term.teacher], heads, batches, answer)
         return heads.state_dict()
 
-    def _student(self, batch: Batch) -> dict[str, Tensor]:
-        shown = self._taps.collect(self._answer(batch.images, *batch.question))
-        return {role: widened(tensor) for role, tensor in shown.items()}
+    def _shown(self, batch: Batch) -> dict[str, Tensor]:
+        """Returns what the student shows, as the rest of the student reads it: in bf16 under autocast."""
+        return self._taps.collect(self._answer(batch.images, *batch.question))
 
     def _answer(self, images: Tensor, *question: Tensor | None) -> Any:
         """Returns what the student says, in the precision of training."""
@@ -557,6 +566,10 @@ class Distiller(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad and id(parameter) not in unused:
                 yield name, own.get(name.removeprefix("student."), parameter)
+
+
+def _widened(shown: Outputs) -> dict[str, Tensor]:
+    return {role: widened(tensor) for role, tensor in shown.items()}
 
 
 def _setup(

@@ -145,7 +145,7 @@ def find_method(name: Any, where: str = "losses") -> type[Method]:
             ) from None
         if not (isinstance(found, type) and issubclass(found, Method)):
             raise ValueError(
-                f"{where}.name must name a subclass of Method, got {name!r}. See CONTRIBUTING.md"
+                f"{where}.name must name a subclass of Method, got {name!r}. See examples/own_method.py"
             )
         return found
     if not isinstance(name, str) or name not in METHODS:

@@ -31,6 +31,7 @@ _HARMLESS = (
     "student.taps",
     "study.seeds",
     "teacher.table",
+    "teacher.tables",
 )
 _HARMLESS_TRAIN = (
     "device",
@@ -78,7 +79,9 @@ class Arm(_Strict):
     @model_validator(mode="after")
     def _one_origin(self) -> Arm:
         if (self.of is None) == (self.losses is None):
-            raise ValueError(f"an arm must have either of or losses, got {self.name!r} with both or none")
+            raise ValueError(
+                f"an arm must have one of of: and losses:, got {self.name!r} with both or none. Keep one"
+            )
         return self
 
 
@@ -175,9 +178,8 @@ class Row:
     config: Config | None = None
     plain: Config | None = None
     """The same without a variant's changes to training, at the learning rate of the other students: the teacher's."""
-    variant: str = ""
-    own_images: bool = False
-    """Whether the variant changes the data, so that its teacher is one of its own."""
+    teacher_name: str = ""
+    """What the teacher's weights are called: its network, and what sets its images apart from the budget's, if any."""
     printed: Mapping[str, tuple[Printed, ...]] = field(default_factory=dict)
     """Arm -> what the paper prints for it."""
 
@@ -284,8 +286,9 @@ class Recipe:
             row,
             config=config,
             plain=plain,
-            variant=name,
-            own_images=bool(seen),
+            teacher_name="-".join(
+                [pair[0], *([self.name] if self.table.data else []), *([name] if seen else [])]
+            ),
             printed=self._printed(pair, variant),
         )
 
@@ -437,7 +440,8 @@ def _replaced(term: Mapping[str, Any], others: Mapping[str, Sequence[str]]) -> l
 
 def _matters(key: str) -> bool:
     """Returns whether an override may change numbers."""
-    return not key.startswith((*_HARMLESS, *(f"train.{name}" for name in _HARMLESS_TRAIN)))
+    harmless = (*_HARMLESS, *(f"train.{name}" for name in _HARMLESS_TRAIN))
+    return not any(key == name or key.startswith(f"{name}.") for name in harmless)
 
 
 @functools.cache

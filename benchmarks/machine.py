@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from understudy.result import processor
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,7 +21,7 @@ def machine(threads: int, device: str) -> dict[str, Any]:
     """Returns processor, memory, versions, the state of the checkout, and how busy the machine was at the start."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = {
-        "cpu": _cpu(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": threads,
         "memory_gib": round(memory / 2**30, 1),
@@ -46,15 +48,6 @@ def describe(found: dict[str, Any]) -> str:
         f"{found['system']}, Python {found['python']}, torch {found['torch']}, torchvision {found['torchvision']}, "
         f"Pillow {found['pillow']}"
     )
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    model = named.get("model name", platform.processor() or "unknown processor")
-    if "cpu family" in named:
-        model += f" family {named['cpu family']} model {named['model']}"
-    return model
 
 
 def _commit() -> str:

@@ -31,7 +31,7 @@ the arms are, is in [README.md](README.md).
   over the starts of the processes first, then over the pairs of each.
 - *CPU time*: the same ratio of seconds over all cores.
 - *A/A*: the same for two processes of one arm, at the two ends of a round. `=`: the ratio's interval touches it, so
-  this machine sees no difference.
+  this machine sees no difference. *Control off*: its interval leaves out 1, so a difference of that size means nothing.
 - *met*, *missed*: the whole interval does; *at the median*: the goal lies inside the interval. *Out of reach*: the goal
   is beyond the interval of the row that bounds it, the step's convolutions alone. `n`: under 15 pairs, which prove
   nothing (peaks of memory scatter little: 5 do).
@@ -121,6 +121,8 @@ def row(name: str, comparison: Comparison, record: Record | None, bound: Record 
         marks += ["out of reach"] if verdict(goal, ends[0], *ends) == "missed" else []
     if kind in ("time", "memory") and low <= same_high and same_low <= high:
         marks.append("`=`")
+    if not same_low <= 1 <= same_high:
+        marks.append("control off")
     if len(rounds) < ENOUGH and kind != "memory":
         marks.append("`n`")
     cpu = (

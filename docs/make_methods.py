@@ -35,7 +35,12 @@ PUBLISHED: dict[str, Any] = yaml.safe_load(
     Path(understudy.methods.presets.__file__).with_name("published.yaml").read_text("utf-8")
 )
 STUDENT, TEACHER, NUM_CLASSES = "resnet8x4", "resnet32x4", 100
-COLUMNS = {"cifar100": "CIFAR-100, others", "imagenet": "ImageNet", "coco": "COCO"}
+COLUMNS = {
+    "cifar100": "CIFAR-100, others",
+    "imagenet": "ImageNet",
+    "coco": "COCO",
+    "segmentation": "segmentation",
+}
 
 
 def page(costs: PairCosts) -> str:

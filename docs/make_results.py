@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,11 +100,25 @@ def readme(folder: Path) -> str:
     return text[: text.index(BEGIN)] + BEGIN + table(folder) + text[text.index(END) :]
 
 
+def machine(folder: Path) -> str:
+    """Returns on what a folder's runs were made, as far as it was written down."""
+    file = folder / "environment.json"
+    if not file.is_file():
+        return ""
+    found = json.loads(file.read_text("utf-8"))
+    cores = f", {found['cores']} cores" if "cores" in found else ""
+    return (
+        f"\n\nMade on {found['processor']}{cores}, {found['threads']} thread{'s' * (found['threads'] > 1)} a run, "
+        f"{found['device']}; Python {found['python']}, torch {found['torch']}, torchvision {found['torchvision']}."
+    )
+
+
 def page() -> str:
     """Returns docs/results.md."""
     parts = [INTRODUCTION]
     for folder in _folders():
         text = readme(folder).replace(BEGIN, "").replace(END + "\n", "")
+        text = text.rstrip() + machine(folder)
         linked = _LINK.sub(lambda found, name=folder.name: f"`results/{name}/{found[2]}`", text)
         parts.append("#" + linked.strip().replace("\n#", "\n##") + "\n")
     return "\n".join(parts)

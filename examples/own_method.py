@@ -3,7 +3,7 @@
     python examples/own_method.py
 
 Takes some seconds on a laptop's CPU. "__main__:Direction" is the import path of the class; in a config file it would be
-`name: package.module:Direction`, with the module on PYTHONPATH. All else is as for any method.
+`name: package.module:Direction`, with the module in the current folder or on PYTHONPATH. All else is as for any method.
 """
 
 from dataclasses import dataclass

@@ -174,3 +174,27 @@ def test_what_was_left_open_agrees_with_any_choice():
     assert differences(open_config.model_dump(), resolved.model_dump()) == []
     other = open_config.replaced(**{"train.epochs": 7})
     assert differences(other.model_dump(), resolved.model_dump()) == ["train.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("data.limit", 100), ("train.ema", 0.9), ("train.clip_norm", 1.0), ("data.mix", {"name": "mixup"})],
+)
+def test_what_is_off_does_not_agree_with_what_is_on(key, value):
+    """Null says all images, or no moving average: a run with 100 images is another one."""
+    off, on = build_config(MINIMAL, {}), build_config(MINIMAL, {key: value})
+    assert differences(off.model_dump(), on.model_dump()) == [key]
+    assert differences(on.model_dump(), off.model_dump()) == [key]
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        ({"colour": 0.4}, r"colour must stand beside name: resized_crop, got 0.4 beside pad_crop"),
+        ({"name": "resized_crop", "pad": 2}, "pad must stand beside name: pad_crop"),
+        ({"name": "pad_crop", "zoom": [0.5, 1.0]}, "zoom must stand beside name: scale_crop"),
+    ],
+)
+def test_what_other_views_would_read_is_refused(augment, message):
+    with pytest.raises(ValueError, match=message):
+        build_config(MINIMAL, {"data.augment": augment})

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,12 @@ from safetensors.torch import load_file
 import understudy as us
 from understudy.config import load_config
 from understudy.engine import loop
+from understudy.guidance import tables_folder
+from understudy.side_by_side import _alone
+from understudy.study import _single
 from understudy.teacher.auto import expected_hits
 from understudy.teacher.table import ViewTable
+from understudy.tune import _base
 
 KD = [{"name": "ce"}, {"name": "kd"}]
 
@@ -200,6 +205,15 @@ def test_the_arms_and_seeds_of_a_study_share_one_table(digits_config, tmp_path):
     assert len(forwarded) == 4
     assert forwarded[0] > 0
     assert forwarded[1:] == [0, 0, 0]
+
+
+def test_whatever_is_run_in_a_folder_looks_for_tables_beside_it(digits_config, tmp_path):
+    """So what `table fill` computes is what runs, several seeds, studies and searches of the config find."""
+    config = load_config(digits_config)
+    beside = str(tmp_path / "tables")
+    assert str(tables_folder(config.teacher, Path(config.output))) == beside
+    for one in (_alone(config, 0), _single(config), _base(config)):
+        assert one.teacher.tables == beside
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -70,6 +70,22 @@ def test_another_teacher_in_the_same_file_is_refused(taught, stopped, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_run_says_what_it_began_with_even_if_the_file_is_another_one_when_it_goes_on(
+    digits_config, stopped, tmp_path
+):
+    config, file = digits_config, tmp_path / "student.pt"
+    net = us.create_model("cnn_tiny", num_classes=10, in_channels=1)
+    torch.save(net.state_dict(), file)
+    config["student"] |= {"weights": str(file)}
+    began = weight_files(us.load_config(config))
+    stopped(config)
+    torch.save({name: 2 * tensor for name, tensor in net.state_dict().items()}, file)
+    run = us.resume(tmp_path / "run", quiet=True)
+    assert run.metrics["weights"] == began
+    with pytest.raises(ValueError, match="student has been replaced since"):
+        jobs.finished(us.load_config(config))
+
+
 @pytest.mark.parametrize("resident", [True, False])
 @pytest.mark.parametrize("change", ["pixels", "labels"])
 def test_other_images_or_labels_are_refused(digits_config, stopped, tmp_path, resident, change):

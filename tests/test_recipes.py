@@ -13,22 +13,31 @@ import understudy as us
 from understudy import cli, listing
 from understudy.methods.term import build_terms
 from understudy.models import backbone_alone
-from understudy.recipes import Paper, _papers, _read, departures, find_recipe, images_trained, recipe_names
+from understudy.recipes import (
+    Paper,
+    _matters,
+    _papers,
+    _read,
+    departures,
+    find_recipe,
+    images_trained,
+    recipe_names,
+)
 from understudy.recipes.overview import arms_of, recipe_table, total_images
 from understudy.report.published import Published, _tables, cells
-from understudy.reproduce import _known
+from understudy.reproduce import _given, _known
 
 SURVEY = Path(__file__).parents[2] / "shared" / "recipes.yaml"
 LOST = {"dhkd.table2", "dhkd.table5", "dhkd.table7", "dhkd.table9"}
 PICTURES = {"kdpp.fig2", "kdpp.fig_a3"}  # CIFAR-10: pairs without printed numbers
 LISTED_ONLY = {  # and why: cannot, or a key of the config that other versions have
     "dhkd.appendix_i": "measures time",
-    "dkd.table5": "half of the images",
     "dkd.table13": "probe of finished runs",
     "dkd.table_a2": "trains nothing",
 }
 DETECTION = {"dkd.table10", "kdpp.table3"}  # surveyed in steps, not in epochs
 UNUSED = {  # printed cells that no arm stands for
+    "dkd.table5": 2,  # halves of the images
     "dkd.table10": 9,  # fitnet
     "kdpp.table3": 9,
     "dhkd.table8": 6,  # binarykl at its best temperature
@@ -262,7 +271,11 @@ def test_arms_replace_drop_and_change_terms_of_a_preset():
     row = ROWS["kdpp.table4c"][0]
     losses = {arm.name: arm.losses for arm in arms_of(row.config)}["kd+cosine+l2"]
     assert [term["name"] for term in losses] == ["ce", "kd", "cosine", "feature_l2"]
-    assert [term["weight"] for term in losses[2:]] == [0.5, 0.5]  # the dino-loss's for this pair
+    assert [term["weight"] for term in losses[2:]] == [1.0, 1.0]  # ours: none are published
+    losses = {arm.name: arm.losses for arm in arms_of(row.config)}["kd+cosine+sifn"]
+    assert [term["weight"] for term in losses[2:]] == [1.0, 0.05]
+    (base,) = [arm for arm in arms_of(ROWS["kdpp.table4a"][0].config) if arm.name == "kd of kd++"]
+    assert base.losses == losses[:2]  # what the parts stand on
     row = ROWS["kdpp.table4d"][0]
     names = {arm.name: [term["name"] for term in arm.losses] for arm in arms_of(row.config)}
     assert names["kl+dino"] == ["kd", "dino"]
@@ -325,7 +338,7 @@ def test_a_file_of_recipes_that_does_not_hold_is_refused_with_its_place():
     text = "paper: x\nbudgets: {}\ntables: {t: {title: t, budget: b, pairs: [[a, b]], arms: [], extra: 1}}\n"
     with pytest.raises(ValueError, match=r"recipes/x\.yaml: tables\.t\.extra"):
         _read("x.yaml", lambda **_: text)
-    with pytest.raises(ValueError, match="either of or losses"):
+    with pytest.raises(ValueError, match="must have one of of: and losses:"):
         Paper.model_validate({**yaml.safe_load(text), "tables": {"t": {"arms": [{"name": "a"}]}}})
     assert sorted(_papers()) == ["dhkd", "dkd", "ijckd", "kdpp"]
 
@@ -387,6 +400,30 @@ def test_a_recipe_runs_row_by_row_into_one_summary(tmp_path):
         **SMALL,
     ).summary
     assert "vgg13-wrn_16_2" in other["missing"]
+
+
+def test_a_teacher_of_other_images_is_not_a_given_one_of_the_usual_images(tmp_path):
+    """DKD Table 3: the teacher learns the noisy labels, too; Table 2: AutoAugment."""
+    (tmp_path / "resnet32x4.safetensors").touch()
+    noisy, augmented, plain = (ROWS[f"dkd.table{n}"][0] for n in (3, 2, 1))
+    assert _given(tmp_path, plain) == tmp_path / "resnet32x4.safetensors"
+    assert _given(tmp_path, noisy) is _given(tmp_path, augmented) is None
+    for row, name in ((noisy, "resnet32x4-noise-0.1"), (augmented, "resnet32x4-dkd.table2")):
+        (tmp_path / f"{name}.safetensors").touch()
+        assert _given(tmp_path, row) == tmp_path / f"{name}.safetensors"
+
+
+def test_numbers_of_the_table_count_as_a_change():
+    assert _matters("teacher.table_dtype")
+    assert not any(map(_matters, ("teacher.table", "teacher.tables", "train.trackers", "study.seeds")))
+
+
+def test_settings_that_nobody_printed_are_named():
+    recipe, _ = find_recipe("dhkd.table1")
+    (note,) = [note for note in recipe.notes if note.startswith("reviewkd has its general settings")]
+    assert "vgg13 to vgg8" in note
+    assert "resnet56 to resnet20" not in note
+    assert not any(note.startswith("kd has") for note in recipe.notes)  # one setting for all pairs
 
 
 def test_a_value_that_two_tables_print_stands_once_with_its_warning():

@@ -20,6 +20,7 @@ from understudy.engine import loop
 from understudy.engine.distiller import Distiller
 from understudy.engine.loop import Job
 from understudy.files import read_json_lines
+from understudy.job import finished
 from understudy.predict import load_predictor
 from understudy.teacher.table import ViewTable
 
@@ -248,6 +249,39 @@ def test_train_uses_a_distillation_config_without_its_teacher(digits_config):
     assert stored.teacher is None
     assert [t["name"] for t in stored.losses] == ["ce"]
     assert run.metrics["verb"] == "train"
+
+
+def test_train_keeps_the_terms_of_labels_as_they_are(digits_config):
+    digits_config["losses"] = [
+        {"name": "ce", "label_smoothing": 0.1, "class_weights": "auto", "weight": 0.5},
+        {"name": "kd"},
+    ]
+    (term,) = us.train(digits_config, quiet=True, **{"train.epochs": 1}).config.losses
+    assert (term["name"], term["label_smoothing"], len(term["class_weights"])) == ("ce", 0.1, 10)
+    assert term["weight"] == 1.0
+
+
+def test_settings_without_effect_do_not_make_another_run(digits_config, tmp_path):
+    digits_config["data"] |= {"workers": 4}  # digits are in memory
+    digits_config["teacher"] |= {
+        "table": str(tmp_path / "table")
+    }  # of answers that nobody asks for in a step
+    digits_config["losses"] = [{"name": "ce"}, {"name": "dino"}]
+    us.distill(digits_config, quiet=True, **{"train.epochs": 1})
+    again = us.load_config(digits_config, {"train.epochs": 1})
+    assert finished(again) is not None
+    with pytest.raises(ValueError, match=r"got another value for data\.limit\."):
+        us.distill(digits_config, quiet=True, **{"train.epochs": 1, "data.limit": None})
+    assert finished(us.load_config(again, {"data.limit": None})) is None
+
+
+def test_the_best_epoch_is_measured_as_the_last_one_is(digits_config):
+    """Both as they are shipped, in float32: where they are the same weights, the numbers are the same."""
+    digits_config["train"] |= {"precision": "bf16", "epochs": 1, "ema": None}
+    result = us.distill(digits_config, quiet=True).metrics
+    assert result["best"]["epoch"] == result["last"]["epoch"]
+    for name in ("test/acc1", "test/acc5"):
+        assert result["best"][name] == result["last"][name]
 
 
 def test_evaluate_measures_what_the_run_reported(digits_config):

@@ -87,6 +87,31 @@ def test_seeds_that_were_stopped_go_on_to_the_same_bits(config, tmp_path, monkey
         )
 
 
+def test_seeds_go_on_with_the_threads_they_began_with(config, tmp_path, monkeypatch):
+    config["train"] |= {"threads": None}
+    step, seen = loop._forward_backward, []
+
+    def counted(job, *rest):
+        step(job, *rest)
+        seen.append(torch.get_num_threads())
+        if len(seen) == 4:
+            job.stop.set()
+
+    before = torch.get_num_threads()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "_forward_backward", counted)
+            torch.set_num_threads(1)
+            with pytest.raises(us.InterruptedRunError):
+                us.distill(config, quiet=True, **{"train.seeds": [0, 1], "output": str(tmp_path / "stopped")})
+            torch.set_num_threads(2)
+            us.resume(tmp_path / "stopped", quiet=True)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_one_seed_can_be_resumed_alone_and_the_others_catch_up(config, tmp_path, monkeypatch):
     step, steps = loop._forward_backward, [0]
 

@@ -238,6 +238,14 @@ def test_names_that_are_taken_are_refused(plan, methods, message):
         us.study(plan | {"study": {"methods": methods}}, quiet=True)
 
 
+def test_a_study_leaves_the_folder_of_a_run_alone(plan):
+    run = us.train(plan, quiet=True, **{"train.epochs": 1})
+    before = sorted(path.name for path in run.path.iterdir())
+    with pytest.raises(ValueError, match=r"which holds a run\. Choose another output="):
+        us.study(plan, quiet=True)
+    assert sorted(path.name for path in run.path.iterdir()) == before
+
+
 def test_methods_of_the_calling_script_need_one_process(plan, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "Own", METHODS["kd"], raising=False)
     plan["study"] = {"methods": [{"name": "own", "losses": [{"name": "__main__:Own"}]}], "seeds": [0]}
@@ -256,7 +264,15 @@ def test_one_table_for_methods_that_read_different_answers_is_refused_at_once(pl
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"teacher": None}, "must have a teacher"), ({"study": {"methods": ["kdd"]}}, "Did you mean 'kd'")],
+    [
+        ({"teacher": None}, "must have a teacher"),
+        ({"study": {"methods": ["kdd"]}}, "Did you mean 'kd'"),
+        (
+            {"train": {"seeds": [0, 1]}},
+            "study must be of single runs, got assistants, generations or train.seeds",
+        ),
+        ({"generations": 2}, "study must be of single runs"),
+    ],
 )
 def test_a_wrong_study_is_one_clear_error(plan, change, message):
     with pytest.raises(ValueError, match=message):

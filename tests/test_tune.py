@@ -281,7 +281,7 @@ def test_a_race_needs_teacher_student_and_data_alone_and_halves_who_is_left(plan
     went_on = [lines[t["trial"]][0] for t in written if t["epochs"] > 1]
     assert max(stopped_first) <= min(went_on)
     assert sum(row["trials"] for row in table["methods"]) == 7
-    assert len(list((tmp_path / "tune" / "tables").iterdir())) <= 2  # of logits, and of the feature
+    assert len(list((tmp_path / "tables").iterdir())) <= 2  # of logits, and of the feature
 
 
 def test_a_trial_counts_those_that_ask_the_teacher_alike(plan):

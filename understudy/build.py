@@ -241,9 +241,15 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "data.mean": list(data.mean),
             "data.std": list(data.std),
             "data.seed": data_seed(config),
-            "data.augment": augment_config(augment),
+            "data.augment": (
+                augment_config(augment)
+                if config.data.augment is None
+                else config.data.augment.model_dump(mode="json")
+            ),
             "data.resident": data.train.resident,
-            "data.workers": data.train.images.workers if isinstance(data.train.images, Undecoded) else None,
+            "data.workers": (
+                data.train.images.workers if isinstance(data.train.images, Undecoded) else config.data.workers
+            ),
             "train.device": device.type if config.train.device == AUTO else config.train.device,
             "train.threads": torch.get_num_threads(),
         }

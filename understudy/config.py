@@ -33,6 +33,17 @@ class RandAugmentConfig(_Strict):
     magnitude: int = Field(default=9, ge=0, le=30)
 
 
+_OF_VIEWS = {
+    "pad": ("pad_crop",),
+    "scale": ("resized_crop",),
+    "ratio": ("resized_crop",),
+    "colour": ("resized_crop",),
+    "zoom": ("scale_crop",),
+    "crop": ("scale_crop",),
+}
+"""Which fields of :class:`AugmentConfig` belong to which kinds of views."""
+
+
 class AugmentConfig(_Strict):
     """The random views of a training image."""
 
@@ -67,6 +78,13 @@ class AugmentConfig(_Strict):
 
     @model_validator(mode="after")
     def _views_go_together(self) -> AugmentConfig:
+        for field, names in _OF_VIEWS.items():
+            default = type(self).model_fields[field].default
+            if self.name not in names and getattr(self, field) != default:
+                raise ValueError(
+                    f"{field} must stand beside name: {' or '.join(names)}, got {getattr(self, field)} beside "
+                    f"{self.name}. Set name, or leave {field} out"
+                )
         if self.randaugment is not None and self.autoaugment is not None:
             raise ValueError("randaugment and autoaugment must not both be given, got both. Keep one of them")
         if self.fixed is not None and not self.endless:
@@ -568,14 +586,30 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def agrees(given: Any, resolved: Any) -> bool:
-    """Returns whether a config is the same as one already resolved: what was left open may have any value there."""
-    if given is None or given == AUTO:
+_LEFT_OPEN = frozenset(
+    ("augment", "channels", "crop", "image_size", "mean", "seed", "std", "threads", "workers", "losses")
+)
+"""Keys in which ``null`` leaves a choice to the library, of a term (``losses``) in each of its fields; elsewhere it is
+the value itself: off, or all."""
+
+
+def agrees(given: Any, resolved: Any, key: str = "") -> bool:
+    """Returns whether a config is the same as one already resolved: what was left open may have any value there.
+
+    Args:
+        given: plain values.
+        resolved: likewise.
+        key: under which they stand.
+    """
+    if given == AUTO or (given is None and (resolved is None or key in _LEFT_OPEN)):
         return True
     if isinstance(given, Mapping) and isinstance(resolved, Mapping):
-        return given.keys() == resolved.keys() and all(agrees(given[k], resolved[k]) for k in given)
+        inner = {k: key if key == "losses" else k for k in given}
+        return given.keys() == resolved.keys() and all(agrees(given[k], resolved[k], inner[k]) for k in given)
     if isinstance(given, (list, tuple)) and isinstance(resolved, (list, tuple)):
-        return len(given) == len(resolved) and all(map(agrees, given, resolved))
+        return len(given) == len(resolved) and all(
+            agrees(g, r, key) for g, r in zip(given, resolved, strict=True)
+        )
     return given == resolved
 
 
@@ -584,7 +618,8 @@ def differences(given: Any, resolved: Any, prefix: str = "") -> list[str]:
     if isinstance(given, Mapping) and isinstance(resolved, Mapping):
         keys = sorted({*given, *resolved})
         return [d for k in keys for d in differences(given.get(k), resolved.get(k), f"{prefix}{k}.")]
-    return [] if agrees(given, resolved) else [prefix.rstrip(".")]
+    key = prefix.rstrip(".")
+    return [] if agrees(given, resolved, key.rpartition(".")[2]) else [key]
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

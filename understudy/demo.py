@@ -23,6 +23,9 @@ def demo(output: str = "runs/demo", *, quiet: bool = False) -> Study:
         output: folder of all runs and of the report; an earlier demo there is replaced.
         quiet: print nothing but the table.
 
+    Returns:
+        the study: its folder, and the content of ``study.json``.
+
     Raises:
         ValueError: the folder holds something that is no demo.
     """

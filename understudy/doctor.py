@@ -18,6 +18,7 @@ from understudy.config import Config, load_config
 from understudy.data import BoxSet, MaskSet, MultiLabelSet, Splits
 from understudy.data.normalisation import PUBLISHED
 from understudy.data.splits import kinds
+from understudy.data.undecoded import Undecoded
 from understudy.guidance import asked_in_step
 from understudy.interface import IGNORE, Batch
 from understudy.metrics import average_precision, detection_scores
@@ -433,7 +434,8 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
         "step": _timed(device, lambda: distiller.backward(_forward(built, batch))),
     }
     distiller.zero_grad(set_to_none=True)
-    workers = built.config.data.workers or 0  # they load while a step is computed
+    images = built.data.train.images
+    workers = images.workers if isinstance(images, Undecoded) else 0  # they load while a step is computed
     waiting = max(times["data"] - times["step"], 0.0) if workers else times["data"]
     whole = waiting + times["step"]
     speed = train.batch_size / whole

@@ -116,7 +116,9 @@ def attach_answers(
         f"{name} scores the student's own boxes, which no table knows: it runs in every step"
         for name in boxes
     ]
-    chosen = dict.fromkeys(names, OFF) | {name: table for name, (table, _) in places.items()}
+    given = {name: built.config.guides[name].table for name in names}
+    unread = {name: OFF if table == AUTO else table for name, table in given.items()}
+    chosen = unread | {name: table for name, (table, _) in places.items()}
     return replace(
         built,
         config=built.config.replaced(
@@ -263,7 +265,7 @@ def open_table(guidance: Guidance, path: Path) -> ViewTable:
 
 
 def tables_folder(config: TeacherConfig, folder: Path) -> Path:
-    """Returns where ``auto`` keeps the tables of a run in ``folder``."""
+    """Returns where ``auto`` keeps the tables of what is run in ``folder``: a run, a study, a search, several seeds."""
     return Path(config.tables) if config.tables is not None else folder.parent / "tables"
 
 

@@ -126,7 +126,7 @@ def stored_config(folder: Path, config: Config) -> Config | None:
             )
         return None
     stored = load_config(folder / "config.yaml", {"output": config.output})
-    different = differences(config.model_dump(mode="json"), stored.model_dump(mode="json"))
+    different = differences(_of_one_run(config), _of_one_run(stored))
     if different:
         raise ValueError(
             f"output {folder} must hold the same run, got another value for {', '.join(different[:5])}. "
@@ -158,6 +158,11 @@ def _is_own(name: str) -> bool:
     return name in (".lock", "environment.json") or is_temporary(name)
 
 
+def _of_one_run(config: Config) -> dict[str, Any]:
+    """Returns a config as plain values, without what only studies and searches read."""
+    return config.model_dump(mode="json", exclude={"study", "tune"})
+
+
 def finished(config: Config) -> dict[str, Any] | None:
     """Returns the result of this very job if its output folder holds it, finished."""
     result = outcome(config)
@@ -175,7 +180,7 @@ def outcome(config: Config) -> dict[str, Any] | None:
         return None
     result = read_json(folder / "result.json")
     stored = load_config(folder / "config.yaml", {"output": config.output})
-    mine, theirs = config.model_dump(mode="json"), stored.model_dump(mode="json")
+    mine, theirs = _of_one_run(config), _of_one_run(stored)
     if result.get("verb") == "train":  # `train` leaves out the teacher's side
         for key in ("teacher", "teachers", "losses", "gradients"):
             del mine[key], theirs[key]
@@ -313,4 +318,5 @@ def _last_state(job: Job, anyway: bool) -> dict[str, Any] | None:
         )
     if others:
         job.console.say(f"from here on with other {', '.join(others)}")
+    job.inputs["files"] = state.get("inputs", {}).get("files", job.inputs["files"])  # what it began with
     return state

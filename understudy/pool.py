@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from understudy.config import Config
+from understudy.data.undecoded import cores
 from understudy.engine.divergence import DivergedError
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_text
@@ -114,7 +115,7 @@ class Runs:
 
     def _at_once(self, waiting: list[int]) -> None:
         stop, running = threading.Event(), dict[int, Worker]()
-        share = max(1, (os.cpu_count() or 1) // self.workers)
+        share = max(1, cores() // self.workers)
         with stopped_by_signals(stop), tempfile.TemporaryDirectory(prefix="understudy-study-") as folder:
             try:
                 while (waiting or running) and not stop.is_set():

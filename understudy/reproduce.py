@@ -68,6 +68,9 @@ def reproduce(
         quiet: print nothing but the summary.
         overrides: dotted keys, on top of the scaled row. ``output`` is by default ``runs/NAME``.
 
+    Returns:
+        the folder, and the content of ``summary.json``.
+
     Raises:
         ValueError: there is no such recipe, nothing of it can be run, or a row's config is wrong.
         InterruptedRunError: asked to stop; the same command goes on.
@@ -181,7 +184,7 @@ def _summary(
         "title": recipe.title + ("" if scale == 1 else f", scaled by {scale:g}: not the paper's budget"),
         "scale": scale,
         "departures": said,
-        "notes": [*recipe.budget.notes, *recipe.table.notes],
+        "notes": recipe.notes,
         "left_out": recipe.table.left_out,
         "missing": missing,
         "lines": lines,

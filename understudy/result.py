@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from understudy.build import Built, divided_batches, eval_batches
 from understudy.config import Config
 from understudy.data import BoxSet
+from understudy.data.undecoded import cores
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
 from understudy.engine.distributed import Ranks
-from understudy.engine.evaluate import answers, evaluating
+from understudy.engine.evaluate import answers
 from understudy.engine.loop import Job
 from understudy.engine.measure import Measured, measure
 from understudy.engine.memory import peak_bytes
@@ -192,12 +193,22 @@ def environment(config: Config) -> dict[str, Any]:
         "python": platform.python_version(),
         **versions,
         "platform": platform.platform(),
-        "processor": platform.machine(),
-        "cores": os.cpu_count(),
+        "processor": processor(),
+        "cores": cores(),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1),
         "threads": config.train.threads,
         "processes": Ranks().world,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     }
+
+
+def processor() -> str:
+    """Returns the model of the processor, as far as the system says."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    model = named.get("model name", platform.processor() or platform.machine())
+    return f"{model} family {named['cpu family']} model {named['model']}" if "cpu family" in named else model
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -212,8 +223,8 @@ def _best(job: Job, batches: Any, num_classes: int) -> Measured:
     try:
         best = job.ranks.first(lambda: load_checkpoint(job.folder / "checkpoints" / "best.pt")["model"])
         distiller.take_state(best)
-        with distiller.assembled(), evaluating(distiller):
-            return measure(job.task, {"best": distiller.predict}, batches, num_classes, job.device)["best"]
+        shipped = distiller.deployable().eval()  # as the last epoch is measured
+        return measure(job.task, {"best": shipped}, batches, num_classes, job.device)["best"]
     finally:
         distiller.take_state(present)
 

@@ -35,7 +35,7 @@ from understudy.job import (
     stored_config,
     take_up,
 )
-from understudy.methods.term import build_terms
+from understudy.methods.term import build_terms, label_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
 from understudy.models.translated import untranslated
@@ -48,20 +48,26 @@ Source = str | os.PathLike[str] | Mapping[str, Any] | Config
 def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
     """Trains one model alone, on labels: a teacher, or the student that distillation is compared with.
 
-    A config written for :func:`distill` serves as it is: the teacher and the terms that need one are left out.
+    A config written for :func:`distill` serves as it is: the teacher and the terms that need one are left out, and the
+    terms of labels have weight 1.
 
     Args:
         source: a YAML file, a mapping, or a config.
         quiet: print nothing.
         overrides: dotted keys, ``**{"train.epochs": 5}``.
 
+    Returns:
+        the finished run: its folder, its config as it was run, the plain student in eval mode, the content of
+        ``result.json``.
+
     Raises:
         ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
+        InterruptedRunError: asked to stop; there is a checkpoint.
     """
     config = load_config(source, overrides)
     changes: dict[str, Any] = {"teacher": None, "teachers": None, "gradients.align": "none"}
     if any(term.needs_teacher for term in build_terms(config.losses)):
-        changes["losses"] = [{"name": "ce"}]
+        changes["losses"] = label_terms(config.losses)
     return begin("train", config.replaced(**changes), quiet)
 
 
@@ -75,8 +81,13 @@ def distill(source: Source, *, quiet: bool = False, runs: int = 1, **overrides: 
             answers in one place (``teacher.tables``). ``teacher.table: auto`` weighs whether a table pays for all.
         overrides: dotted keys, ``**{"train.epochs": 5}``.
 
+    Returns:
+        the finished run: its folder, its config as it was run, the plain student in eval mode, the content of
+        ``result.json``.
+
     Raises:
         ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
+        InterruptedRunError: asked to stop; there is a checkpoint.
     """
     config = load_config(source, overrides)
     if config.assistants or config.generations > 1:
@@ -100,8 +111,13 @@ def resume(
             are not those that the run began with; ``train.log`` says which. The result is then no run of its config.
         quiet: print nothing.
 
+    Returns:
+        the finished run: its folder, its config as it was run, the plain student in eval mode, the content of
+        ``result.json``.
+
     Raises:
         ValueError: the folder holds no run, or a finished one; or the run began with something else.
+        InterruptedRunError: asked to stop; there is a checkpoint.
     """
     path = Path(folder)
     if not (path / "config.yaml").is_file():
@@ -240,7 +256,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) 
                 output=str(output),
             )
             if teacher is None:  # the first generation of a self-distillation has nobody to learn from
-                job = job.replaced(**{"losses": [{"name": "ce"}], "gradients.align": "none"})
+                job = job.replaced(**{"losses": label_terms(job.losses), "gradients.align": "none"})
             Console(quiet=quiet or not ranks.is_first).say(f"— link {number} of {len(models)}: {model.model}")
             if number == len(models) or ranks.first(partial(finished, job)) is None:
                 sharing = runs if number == 1 else 1  # every other link has a teacher of its own

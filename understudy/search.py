@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from understudy.config import Config, RangeConfig, TuneConfig
 from understudy.data.counter import step_seed
+from understudy.data.undecoded import cores
 from understudy.engine.console import Console
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import read_json
@@ -98,7 +98,7 @@ class Search:
 
     def _at_once(self) -> None:
         stop, running = threading.Event(), dict[int, Worker]()
-        share = max(1, (os.cpu_count() or 1) // self.workers)
+        share = max(1, cores() // self.workers)
         with stopped_by_signals(stop), tempfile.TemporaryDirectory(prefix="understudy-tune-") as configs:
             try:
                 while not stop.is_set():

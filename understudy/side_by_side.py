@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from understudy.build import Built, data_seed, joined, process
 from understudy.config import Config
 from understudy.engine.console import Console
@@ -16,6 +18,7 @@ from understudy.engine.divergence import DivergedError
 from understudy.engine.lockstep import Member, in_lockstep
 from understudy.engine.loop import InterruptedRunError, Job, stopped_by_signals
 from understudy.files import write_json
+from understudy.guidance import tables_folder
 from understudy.job import Run, claim_folder, conclude, finished, note, open_job, stored_config, take_up
 from understudy.metrics import summarise
 from understudy.tasks import TASKS
@@ -55,6 +58,8 @@ def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -
             raise ValueError(
                 f"output must not hold finished runs, got {folder}. Choose another output=, or delete the folder"
             )
+        assert first is not None
+        torch.set_num_threads(first[1].config.train.threads or torch.get_num_threads())  # as it began
         failures = _trained(verb, opened, runs)
         if failures:  # an interrupted run goes on, so that counts first
             raise min(failures, key=lambda error: isinstance(error, DivergedError))
@@ -84,7 +89,7 @@ def _alone(config: Config, seed: int) -> Config:
     """Returns the config of one of ``train.seeds``."""
     output, changes = Path(config.output), {}
     for name, guide in config.guides.items():
-        changes[f"{config.guide_key(name)}.tables"] = guide.tables or str(output / "tables")
+        changes[f"{config.guide_key(name)}.tables"] = str(tables_folder(guide, output))
     return config.replaced(
         seed=seed,
         output=str(output / f"seed-{seed}"),

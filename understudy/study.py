@@ -18,7 +18,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json
-from understudy.guidance import check_tables, kept
+from understudy.guidance import check_tables, kept, tables_folder
 from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.models import backbone_alone
@@ -30,7 +30,6 @@ from understudy.report.text_tables import FILES, shown, write_tables
 from understudy.run import Source, train
 from understudy.tasks import task_named
 
-TABLES = "tables"
 """Folder of a study in which its runs share the teacher's answers."""
 _WIDE = 140  # columns of a terminal that shows the whole table
 _COSTS = ("model", "parameters", "extra in training", "peak MiB", "published")  # left to the report elsewhere
@@ -72,6 +71,9 @@ def study(
         known: published numbers by arm; by default those of the data set and the pair.
         overrides: dotted keys.
 
+    Returns:
+        the folder, and the content of ``study.json``.
+
     Raises:
         ValueError: the config is wrong, or there are no test images to compare on.
         InterruptedRunError: asked to stop; every run has left a checkpoint.
@@ -85,6 +87,16 @@ def study(
     if config.teacher is None:
         raise ValueError(
             "study must have a teacher, got none. Add teacher: {model: ...}; without weights it is trained first"
+        )
+    if config.assistants or config.generations > 1 or config.train.seeds is not None:
+        raise ValueError(
+            "study must be of single runs, got assistants, generations or train.seeds. Leave them out; study.seeds "
+            "says how often each is run"
+        )
+    if (Path(config.output) / "config.yaml").exists():
+        raise ValueError(
+            f"output must be a new folder or this study's own, got {config.output}, which holds a run. Choose another "
+            "output="
         )
     plan = config.study or StudyConfig()
     arms = [arm_config(entry, config) for entry in plan.methods]
@@ -145,7 +157,7 @@ def show(table: dict[str, Any]) -> None:
 def _check(workers: int, arms: list[ArmConfig]) -> None:
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}. 1 runs one after another")
-    taken = {*map(folder_name, (ALONE, TEACHER)), "study.json", "report.html", "figures", TABLES, *FILES}
+    taken = {*map(folder_name, (ALONE, TEACHER)), "study.json", "report.html", "figures", *FILES}
     for arm in arms:
         if folder_name(arm.name) in taken:
             raise ValueError(
@@ -245,7 +257,7 @@ def _single(config: Config) -> Config:
     """Returns the config of one run of the study: one order, one set of views and one folder of tables for all."""
     assert config.teacher is not None
     seed = config.seed if config.data.seed is None else config.data.seed
-    tables = config.teacher.tables or str(Path(config.output) / TABLES)
+    tables = str(tables_folder(config.teacher, Path(config.output)))
     return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 

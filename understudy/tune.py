@@ -19,7 +19,8 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
-from understudy.guidance import check_tables
+from understudy.guidance import check_tables, tables_folder
+from understudy.methods.term import label_terms
 from understudy.report.summary import ALONE
 from understudy.run import Source
 from understudy.search import Search, in_words
@@ -161,9 +162,9 @@ def _check(config: Config, workers: int) -> None:
 
 def _base(config: Config) -> Config:
     """Returns the config that all trials share: one order, one set of views and one folder of tables."""
-    tables = str(Path(config.output) / "tables")
     shared: dict[str, Any] = {
-        f"{config.guide_key(name)}.tables": guide.tables or tables for name, guide in config.guides.items()
+        f"{config.guide_key(name)}.tables": str(tables_folder(guide, Path(config.output)))
+        for name, guide in config.guides.items()
     }
     seed = config.seed if config.data.seed is None else config.data.seed
     return config.replaced(
@@ -226,7 +227,7 @@ def _teacher(base: Config, folder: Path, console: Console) -> dict[str, str]:
         output=str(folder / "teacher"),
         student=base.teacher.network().model_dump(),
         teacher=None,
-        losses=[{"name": "ce"}],
+        losses=label_terms(base.losses),
         **{"gradients.align": "none"},
     )
     console.say(f"the teacher has no weights and is trained first ({own.student.model})")

@@ -293,6 +293,10 @@ def test_alignment_that_needs_the_graph_in_parts_is_refused_a_compiled_student(a
     [
         (lambda s, t: Distiller(s, None, [{"name": "kd"}]), "must have a teacher"),
         (
+            lambda s, t: Distiller(s, t, precision="bfloat16"),
+            "precision must be fp32 or bf16, got 'bfloat16'",
+        ),
+        (
             lambda s, t: Distiller(s, us.create_model("cnn_small", 7), [{"name": "kd"}]),
             "same classes, got 10 and 7",
         ),

@@ -54,6 +54,14 @@ def test_published_settings_follow_data_and_pair():
     assert preset("dhkd", "tin32").align == "released"
 
 
+@pytest.mark.parametrize("dataset", ["camvid", "cityscapes", "maskfolder", "voc"])
+def test_masks_have_settings_of_their_own(dataset):
+    assert terms("kd", dataset)["kd"] == {"name": "kd", "temperature": 1.0}
+    assert terms("dkd", dataset)["dkd"] == {"name": "dkd", "alpha": 1.0, "beta": 0.25, "temperature": 1.0}
+    assert terms("dhkd", dataset)["dhkd"]["weight"] == 0.1
+    assert terms("at", dataset) == terms("at", "cifar100")  # which have none
+
+
 def test_a_config_takes_the_settings_of_its_pair():
     config = build_config(
         {

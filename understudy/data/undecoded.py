@@ -290,10 +290,10 @@ def leave_encoded(sources: Sources, name: str, form: Form) -> Undecoded | None:
         shape = (form.channels, height, width)
     if form.resident == "auto" and len(sources) * math.prod(shape) <= form.max_gib * 2**30:
         return None
-    return Undecoded(sources, shape, form.image_size, processors() if form.workers is None else form.workers)
+    workers = min(cores(), _MOST_WORKERS) if form.workers is None else form.workers
+    return Undecoded(sources, shape, form.image_size, workers)
 
 
-def processors() -> int:
-    """Returns how many processors this process may use, at most 8."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, _MOST_WORKERS)
+def cores() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

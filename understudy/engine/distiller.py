@@ -101,6 +101,8 @@ class Distiller(nn.Module):
         sharded_teachers: Iterable[str] = (),
     ) -> None:
         super().__init__()
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, got {precision!r}. Use one of them")
         terms = build_terms(losses)
         modules = by_name(teacher)
         check_teachers(terms, modules)
@@ -201,6 +203,13 @@ class Distiller(nn.Module):
             partner: ``(B,)`` labels of what was mixed into the images (mixup, CutMix), if anything was.
             kept: share of every image that is its own then.
             density: :meth:`density` of the whole step's batch, where these images are one part of it.
+
+        Returns:
+            the loss with its graph, the terms it is made of, the student's logits ``(B, C)``, and what
+            :meth:`backward` needs.
+
+        Raises:
+            ValueError: a term needs labels, positions in the training set or unmixed images, and got none of them.
         """
         active = [(term, term.weight.at(epoch)) for term in self.active(epoch)]
         if targets is None:

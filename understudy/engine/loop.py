@@ -248,7 +248,9 @@ def _epoch(job: Job) -> Iterator[None]:
         line |= job.measure(job)
         if not (job.watch.rewinds and job.watch.suspects):  # an epoch that may have to be undone
             _keep_best(job, line)
-    images = (job.steps - first) * job.train.batch_size
+    images = sum(
+        map(job.stream.loader.global_batch_size, range(first, job.steps))
+    )  # the last one may have fewer
     line["images_per_second"] = round(images / max(trained, 1e-9), 1)
     if job.ranks.is_first:
         append_line(job.folder / "metrics.jsonl", json_line(line))

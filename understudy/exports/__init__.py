@@ -64,6 +64,9 @@ def export(
         out: folder to write into; by default ``export`` in the run's.
         quiet: print nothing.
 
+    Returns:
+        the files that were written, and the content of ``export.json``.
+
     Raises:
         ValueError: the run is not finished; a format is unknown; the extra ``onnx`` is not installed; the network holds
             an operator that the format lacks; the data are gone (which only ONNX and int8 need).

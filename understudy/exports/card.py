@@ -60,7 +60,7 @@ _TRANSPLANTED = """\
 ### {file}: weights
 
 Named tensors of the student's backbone, the connector and the teacher's classifier, which the training put together.
-No name rebuilds this network: to run it, take the program or the ONNX file."""
+To run it without this library, take the program or the ONNX file; with it: `understudy predict {file} IMAGE`."""
 
 
 _KINDS = {

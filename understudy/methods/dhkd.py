@@ -58,7 +58,7 @@ class DHKD(LogitMethod):
 class DualHeadKD(LogitMethod):
     """Plain KD on the second head: what the second head alone brings."""
 
-    paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation, Table 6"
+    paper: ClassVar[str] = "Yang et al., Dual-Head Knowledge Distillation, Table 12"
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
 
     temperature: Temperature = 4.0

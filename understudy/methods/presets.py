@@ -23,8 +23,11 @@ class Preset:
     """Where the numbers come from."""
     pair: str | None = None
     """The published pair whose settings were taken, ``None`` for the method's general ones."""
+    of_pairs: bool = False
+    """Whether the settings of single pairs are published at all."""
 
 
+_MASKS = frozenset(("camvid", "cityscapes", "maskfolder", "voc"))
 _PUBLISHED: dict[str, Any] = yaml.safe_load(
     resources.files("understudy.methods").joinpath("published.yaml").read_text("utf-8")
 )
@@ -37,7 +40,8 @@ def preset(
 
     Args:
         name: one of ``PRESETS``.
-        dataset: ``imagenet`` and ``coco`` take that column; everything else, and a preset without it, cifar100's.
+        dataset: ``imagenet`` and ``coco`` take that column, sets of masks that of segmentation; everything else, and a
+            preset without it, cifar100's.
         teacher: the teacher's model, for the settings of a published pair.
         student: likewise.
 
@@ -45,15 +49,23 @@ def preset(
         ValueError: there is no such preset.
     """
     if name not in _PUBLISHED:
+        from understudy.methods import METHODS  # which know this module
+
+        if name in METHODS:
+            raise ValueError(
+                f"method must be a preset, got {name!r}, which is a term to be put beside others. "
+                f"Write losses: [{{name: ce}}, {{name: {name}}}]"
+            )
         raise ValueError(f"method must be a preset, got {name!r}. {did_you_mean(name, _PUBLISHED)}")
     entry = _PUBLISHED[name]
     general = "cifar100" if "cifar100" in entry else "coco"
-    column = entry[dataset if dataset in entry and dataset != "source" else general]
+    wanted = "segmentation" if dataset in _MASKS else dataset
+    column = entry[wanted if wanted in entry and wanted != "source" else general]
     networks = tuple(None if model is None else model.rpartition("/")[2] for model in (teacher, student))
     chosen: Mapping[str, Any] = next((p for p in column.get("pairs", ()) if _fits(p, *networks)), {})
     losses = tuple(_merged(term, chosen.get(term["name"], {})) for term in column["losses"])
     pair = f"{chosen['teacher']} to {chosen.get('student', 'any student')}" if chosen else None
-    return Preset(losses, column.get("align", "none"), entry["source"], pair)
+    return Preset(losses, column.get("align", "none"), entry["source"], pair, "pairs" in column)
 
 
 def _fits(pair: Mapping[str, Any], teacher: str | None, student: str | None) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from understudy.config import ArmConfig, Config, ConfigError, build_config
 from understudy.interface import Align
-from understudy.methods.presets import preset
+from understudy.methods.presets import Preset, preset
 from understudy.models import backbone_alone
 from understudy.nearest import did_you_mean
 from understudy.report.published import ALONE, TEACHER, Cell, cells, citation
@@ -66,7 +66,7 @@ class Arm(_Strict):
     losses: list[dict[str, Any]] | None = None
     align: Align | None = None
     change: dict[str, dict[str, Any]] = {}
-    """Term -> settings in place of the preset's."""
+    """Term -> settings in place of the preset's, or of a term that was put in the place of another."""
     drop: list[str] = []
     replace: dict[str, list[str]] = {}
     """Term -> terms in its place, each with its weight and no other of its settings."""
@@ -227,6 +227,19 @@ class Recipe:
         return [self.name] if self.table.published is None else self.table.published
 
     @property
+    def notes(self) -> list[str]:
+        """What must be known of the table and its budget; where a method has settings that nobody printed."""
+        notes = [*self.budget.notes, *self.table.notes]
+        for name in dict.fromkeys(arm.of for arm in self.table.arms if arm.of is not None):
+            chosen = {pair: self._preset(name, pair) for pair in self.table.pairs}
+            without = [" to ".join(pair) for pair, c in chosen.items() if c.of_pairs and c.pair is None]
+            if without:
+                notes.append(
+                    f"{name} has its general settings for {', '.join(without)}: none are published for these."
+                )
+        return notes
+
+    @property
     def row_names(self) -> list[str]:
         """The names of the rows, in the order of :meth:`rows`."""
         return [_row_name(pair, name) for pair in self.table.pairs for name in self.table.variants or [""]]
@@ -322,17 +335,21 @@ class Recipe:
             for entry in entries
         ]
 
+    def _preset(self, name: str, pair: tuple[str, str]) -> Preset:
+        return preset(
+            name, self.budget.data["name"], *(self.budget.models.get(model, model) for model in pair)
+        )
+
     def _losses(self, arm: Arm, pair: tuple[str, str]) -> ArmConfig:
         """Returns the terms of an arm for a pair of networks."""
         align: Align | None = arm.align
         terms: Sequence[Mapping[str, Any]] = arm.losses or ()
         if arm.of is not None:
-            models = (self.budget.models.get(name, name) for name in pair)
-            chosen = preset(arm.of, self.budget.data["name"], *models)
+            chosen = self._preset(arm.of, pair)
             terms, align = chosen.losses, align or chosen.align
         kept = [term for term in terms if term["name"] not in arm.drop]
-        changed = [{**term, **arm.change.get(term["name"], {})} for term in kept]
-        losses = [new for term in changed for new in _replaced(term, arm.replace)]
+        replaced = [new for term in kept for new in _replaced(term, arm.replace)]
+        losses = [{**term, **arm.change.get(term["name"], {})} for term in replaced]
         return ArmConfig.model_validate(
             {"name": arm.name, "losses": losses, "gradients": {"align": align or "none"}}
         )

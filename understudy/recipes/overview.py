@@ -52,7 +52,7 @@ def about_recipe(recipe: Recipe, rows: Sequence[Row]) -> list[str]:
         lines.append(
             f"all rows: {count_words(total_images(recipe, rows))} images trained, teachers among them"
         )
-    lines += [f"note: {note}" for note in (*recipe.budget.notes, *recipe.table.notes)]
+    lines += [f"note: {note}" for note in recipe.notes]
     silent = {arm.name: arm.unpublished for arm in recipe.table.arms if arm.unpublished is not None}
     lines += [f"no published value for {name}: {reason}" for name, reason in silent.items()]
     lines += [f"left out: {name}: {reason}" for name, reason in recipe.table.left_out.items()]

@@ -64,6 +64,7 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
             "views": f"{layout.views}: {augment!r} of {height}x{width}",
             "precision": f"{blocks.teacher.precision}, images {source.dtype}".replace("torch.", ""),
             "folding": f"{folded} batch norms",
+            "layout": str(source.memory_format).replace("torch.", ""),
             "block": str(blocks.size),
             "device": source.device.type,
             "torch": ".".join(torch.__version__.split(".")[:2]),

@@ -230,7 +230,7 @@ def config(options: argparse.Namespace, arm: str, seed: int, lr: float) -> dict[
     """Returns the config of one run: the budget of the paper, or a share of it."""
     folder = Path(options.out) / f"{arm.replace(', ', '-').replace(' ', '_')}" / f"lr-{lr:g}" / f"seed-{seed}"
     milestones = sorted({max(1, round(options.epochs * m / 240)) for m in (150, 180, 210)})
-    file = str(folder.with_suffix(".statistics.jsonl"))
+    file = str(folder.with_suffix(".looks.jsonl"))
     align = "none"
     if arm in ONE_HEAD:
         losses = [*ONE_HEAD[arm], {"name": "__main__:Statistics", "file": file}]
@@ -272,7 +272,7 @@ def line_of(job: dict[str, Any]) -> dict[str, Any] | None:
     if result is None:
         return None
     folder = Path(job["output"])
-    looks = read_json_lines(folder.with_suffix(".statistics.jsonl"))
+    looks = read_json_lines(folder.with_suffix(".looks.jsonl"))
     latest = {line["step"]: line for line in looks}  # a resumed run looks twice at some steps
     seen = [latest[step] for step in sorted(latest) if latest[step]["finite"]]
     regular = [line for line in seen if line["step"] % EVERY == 0]

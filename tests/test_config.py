@@ -178,13 +178,30 @@ def test_what_was_left_open_agrees_with_any_choice():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("data.limit", 100), ("train.ema", 0.9), ("train.clip_norm", 1.0), ("data.mix", {"name": "mixup"})],
+    [
+        ("data.limit", 100),
+        ("train.ema", 0.9),
+        ("train.clip_norm", 1.0),
+        ("data.mix", {"name": "mixup"}),
+        ("data.image_size", 64),
+        ("data.augment", {"randaugment": {"ops": 1, "magnitude": 5}}),
+        ("losses", [{"name": "ce", "class_weights": [1.0, 2.0]}]),
+        ("losses", [{"name": "ce", "weight": {"value": 1.0, "until_epoch": 3}}]),
+    ],
 )
 def test_what_is_off_does_not_agree_with_what_is_on(key, value):
     """Null says all images, or no moving average: a run with 100 images is another one."""
     off, on = build_config(MINIMAL, {}), build_config(MINIMAL, {key: value})
     assert differences(off.model_dump(), on.model_dump()) == [key]
     assert differences(on.model_dump(), off.model_dump()) == [key]
+
+
+def test_what_leaves_a_choice_agrees_with_every_choice():
+    left = {"data.augment": None, "train.threads": None, "data.mean": None}
+    made = {"data.augment": {"pad": 4}, "train.threads": 2, "data.mean": [0.5]}
+    one, two = (build_config(MINIMAL, changes).model_dump(mode="json") for changes in (left, made))
+    assert differences(one, two) == []
+    assert set(differences(two, one)) == set(left)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ BAD = [
     ),
     ({"data.augment": {"name": "resized_crop"}}, r"data.augment must be \{name: pad_crop, pad: 0\}"),
     ({"data.augment": {"name": "pad_crop", "pad": 4}}, r"data.augment must be \{name: pad_crop, pad: 0\}"),
-    ({"train.compile": True}, r"train.compile must be off where objects are found"),
+    ({"train.compile": True, "gradients.align": "none"}, r"train.compile must be off where objects are found"),
     ({"teacher.shard": True}, r"teacher.shard must be off where objects are found"),
     ({"train.shard": True}, r"train.shard must be off where objects are found"),
     ({"data.balance": 1.0}, r"data.balance must be left out for images with boxes"),
@@ -256,6 +256,15 @@ def test_a_wrong_config_is_one_line_and_leaves_nothing_behind(folder, tmp_path, 
         verb(config, quiet=True, **changes)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_boxes_may_be_left_as_they_are(folder, tmp_path):
+    """``flip`` alone leaves ``pad`` open, which is 0 here, also in the config that is written down."""
+    config = config_of(folder, tmp_path / "run", **{"data.augment": {"flip": False}})
+    built = build.build(config, torch.device("cpu"))
+    built.distiller.close()
+    assert (built.config.data.augment.pad, built.config.data.augment.flip) == (0, False)
+    assert build.augmentation(built.config.data, built.data).num_views == 1
 
 
 def test_objects_are_not_for_labels_of_images(digits_config):

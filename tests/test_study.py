@@ -238,6 +238,42 @@ def test_names_that_are_taken_are_refused(plan, methods, message):
         us.study(plan | {"study": {"methods": methods}}, quiet=True)
 
 
+def test_a_folder_of_tables_elsewhere_does_not_make_another_study(plan, tmp_path):
+    """Finished runs whose config names another one are taken as they are: it says where, not what."""
+    changes = {"study.methods": ["kd"], "study.seeds": [0], "train.epochs": 1}
+    before = us.study(plan, quiet=True, **changes, **{"teacher.tables": str(tmp_path / "elsewhere")}).table
+    again = us.study(plan, quiet=True, **changes).table
+    assert [arm["runs"] for arm in again["arms"]] == [arm["runs"] for arm in before["arms"]]
+
+
+def test_labels_are_read_alike_by_the_student_alone_the_teacher_and_the_presets(plan, tmp_path):
+    losses = [{"name": "ce", "label_smoothing": 0.1}, {"name": "kd"}]
+    changes = {"study.methods": ["kd"], "study.seeds": [0], "train.epochs": 1}
+    us.study(plan | {"losses": losses}, quiet=True, **changes)
+    folder = tmp_path / "study"
+    for run in ("teacher", "student-alone/seed-0", "kd/seed-0"):
+        terms = {term["name"]: term for term in us.load_config(folder / run / "config.yaml").losses}
+        assert terms["ce"]["label_smoothing"] == 0.1, run
+    assert terms["ce"]["weight"] == 0.1  # the preset's
+    with pytest.raises(
+        ValueError, match="got another value for losses"
+    ):  # and no run with others is taken for one
+        us.study(plan, quiet=True, **changes)
+
+
+def test_what_an_arm_may_not_have_is_said_before_anything_is_trained(plan, tmp_path):
+    arm = {
+        "name": "aligned",
+        "losses": [{"name": "ce"}, {"name": "dhkd"}],
+        "gradients": {"align": "backbone"},
+    }
+    with pytest.raises(
+        ValueError, match=r"gradients\.align must be none or released where train\.compile is on"
+    ):
+        us.study(plan, quiet=True, **{"study.methods": ["kd", arm], "train.compile": True})
+    assert not (tmp_path / "study").exists()
+
+
 def test_a_study_leaves_the_folder_of_a_run_alone(plan):
     run = us.train(plan, quiet=True, **{"train.epochs": 1})
     before = sorted(path.name for path in run.path.iterdir())

@@ -244,7 +244,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
             "data.augment": (
                 augment_config(augment)
                 if config.data.augment is None
-                else config.data.augment.model_dump(mode="json")
+                else config.data.augment.model_dump(mode="json") | {"pad": augment_config(augment)["pad"]}
             ),
             "data.resident": data.train.resident,
             "data.workers": (
@@ -572,7 +572,7 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
         policy = AutoAugment(given.autoaugment)
     fixed = given.fixed if policy is None else None
     crop = (
-        PadCropFlip(given.pad, given.flip)
+        PadCropFlip(4 if given.pad is None else given.pad, given.flip)
         if given.name == "pad_crop"
         else ResizedCrop(given.scale, given.ratio, given.flip, given.colour, fixed)
     )
@@ -592,7 +592,7 @@ def _joint_views(given: AugmentConfig | None) -> ScaleCropFlip:
 
 def _mirrored_views(given: AugmentConfig | None) -> PadCropFlip:
     """Returns the random views of images with boxes: themselves, maybe mirrored."""
-    if given is not None and (given.name != "pad_crop" or (given.pad and "pad" in given.model_fields_set)):
+    if given is not None and (given.name != "pad_crop" or given.pad):
         raise ValueError(
             f"data.augment must be {{name: pad_crop, pad: 0}} for images with boxes, got {given.name} with pad "
             f"{given.pad}. They are mirrored, or not (flip)"

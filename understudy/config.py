@@ -50,8 +50,9 @@ class AugmentConfig(_Strict):
     name: Literal["pad_crop", "resized_crop", "scale_crop"] = "pad_crop"
     """``resized_crop``: a crop of random area and shape, scaled back (ImageNet's); ``scale_crop``: a window of the
     scaled image and its mask, for segmentation. Of these no view comes twice."""
-    pad: int = Field(default=4, ge=0, le=64)
-    """Pixels of zero padding on each side, out of which a crop of the image's size is taken."""
+    pad: int | None = Field(default=None, ge=0, le=64)
+    """Of ``pad_crop``: pixels of zero padding on each side, out of which a crop of the image's size is taken; by
+    default 4, and 0 for images with boxes."""
     flip: bool = True
     """Whether half of the views are mirrored."""
     scale: tuple[float, float] = (0.08, 1.0)
@@ -484,6 +485,15 @@ class Config(_Strict):
         return self
 
     @model_validator(mode="after")
+    def _compiled_or_in_parts(self) -> Config:
+        if self.train.compile and self.gradients.align not in ("none", "released"):
+            raise ValueError(
+                f"gradients.align must be none or released where train.compile is on, got {self.gradients.align}. "
+                "Turn train.compile off, or change gradients.align"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_or_several_teachers(self) -> Config:
         if self.teacher is not None and self.teachers is not None:
             raise ValueError("teacher and teachers must not both be given, got both. Keep one of them")
@@ -586,29 +596,33 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return overrides
 
 
-_LEFT_OPEN = frozenset(
-    ("augment", "channels", "crop", "image_size", "mean", "seed", "std", "threads", "workers", "losses")
+_LEFT_OPEN = re.compile(
+    r"data\.(augment|augment\.pad|mean|std|workers)|train\.threads|losses\.stages"
+    r"|(student|teacher|teachers\.[^.]+)\.(mean|std|image_size|channels)"
 )
-"""Keys in which ``null`` leaves a choice to the library, of a term (``losses``) in each of its fields; elsewhere it is
-the value itself: off, or all."""
+"""Where ``null`` leaves a choice to the library; elsewhere it is the value itself: off, or all."""
 
 
-def agrees(given: Any, resolved: Any, key: str = "") -> bool:
+def agrees(given: Any, resolved: Any, path: str = "") -> bool:
     """Returns whether a config is the same as one already resolved: what was left open may have any value there.
 
     Args:
         given: plain values.
         resolved: likewise.
-        key: under which they stand.
+        path: the dotted key under which they stand, without the positions in lists.
     """
-    if given == AUTO or (given is None and (resolved is None or key in _LEFT_OPEN)):
+    if given == AUTO or (given is None and resolved is None):
         return True
+    if given is None:
+        views = path == "data.augment" and isinstance(resolved, Mapping) and AugmentConfig(**resolved).endless
+        return _LEFT_OPEN.fullmatch(path) is not None and not views  # such views are nobody's default
     if isinstance(given, Mapping) and isinstance(resolved, Mapping):
-        inner = {k: key if key == "losses" else k for k in given}
-        return given.keys() == resolved.keys() and all(agrees(given[k], resolved[k], inner[k]) for k in given)
+        return given.keys() == resolved.keys() and all(
+            agrees(given[k], resolved[k], f"{path}.{k}" if path else str(k)) for k in given
+        )
     if isinstance(given, (list, tuple)) and isinstance(resolved, (list, tuple)):
         return len(given) == len(resolved) and all(
-            agrees(g, r, key) for g, r in zip(given, resolved, strict=True)
+            agrees(g, r, path) for g, r in zip(given, resolved, strict=True)
         )
     return given == resolved
 
@@ -619,7 +633,7 @@ def differences(given: Any, resolved: Any, prefix: str = "") -> list[str]:
         keys = sorted({*given, *resolved})
         return [d for k in keys for d in differences(given.get(k), resolved.get(k), f"{prefix}{k}.")]
     key = prefix.rstrip(".")
-    return [] if agrees(given, resolved, key.rpartition(".")[2]) else [key]
+    return [] if agrees(given, resolved, key) else [key]
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -54,7 +54,11 @@ def demo(output: str = "runs/demo", *, quiet: bool = False) -> Study:
     recipe |= {
         "data": {"name": "digits", "limit": IMAGES},
         "student": {"model": "cnn_tiny"},
-        "teacher": {"model": "cnn_small", "weights": str(teacher.path / "student.safetensors")},
+        "teacher": {
+            "model": "cnn_small",
+            "weights": str(teacher.path / "student.safetensors"),
+            "tables": str(folder / "tables"),
+        },
         "train": recipe["train"] | {"epochs": 60},
         "study": {"methods": ["kd", "dhkd"], "seeds": [0, 1, 2]},
         "output": output,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from understudy.build import Built, FirstEpoch, build, build_job, eval_batches
+from understudy.build import Built, FirstEpoch, build, build_job, data_seed, eval_batches
 from understudy.config import Config, agrees, differences, load_config
 from understudy.engine.checkpoint import load_checkpoint, previous_of
 from understudy.engine.console import Console
@@ -25,6 +25,7 @@ from understudy.engine.trackers import open_trackers
 from understudy.files import is_temporary, locked, read_json, sweep, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.inputs import changed, inputs, weight_files
+from understudy.methods.term import build_terms, label_terms
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
 
@@ -159,8 +160,20 @@ def _is_own(name: str) -> bool:
 
 
 def _of_one_run(config: Config) -> dict[str, Any]:
-    """Returns a config as plain values, without what only studies and searches read."""
-    return config.model_dump(mode="json", exclude={"study", "tune"})
+    """Returns a config as plain values, without what only studies and searches read, and where tables lie."""
+    plain = config.model_dump(mode="json", exclude={"study", "tune"})
+    plain["data"]["seed"] = data_seed(config)
+    for guide in filter(None, (plain["teacher"], *(plain["teachers"] or {}).values())):
+        del guide["tables"]
+    return plain
+
+
+def without_teacher(config: Config) -> Config:
+    """Returns the config of a student alone: with the terms of labels, see :func:`label_terms`."""
+    changes: dict[str, Any] = {"teacher": None, "teachers": None, "gradients.align": "none"}
+    if any(term.needs_teacher for term in build_terms(config.losses)):
+        changes["losses"] = label_terms(config.losses)
+    return config.replaced(**changes)
 
 
 def finished(config: Config) -> dict[str, Any] | None:
@@ -180,10 +193,9 @@ def outcome(config: Config) -> dict[str, Any] | None:
         return None
     result = read_json(folder / "result.json")
     stored = load_config(folder / "config.yaml", {"output": config.output})
+    if result.get("verb") == "train":
+        config = without_teacher(config)
     mine, theirs = _of_one_run(config), _of_one_run(stored)
-    if result.get("verb") == "train":  # `train` leaves out the teacher's side
-        for key in ("teacher", "teachers", "losses", "gradients"):
-            del mine[key], theirs[key]
     if result.get("status") not in ("finished", "diverged") or not agrees(mine, theirs):
         return None
     began_with = result.get("weights", {})

@@ -34,6 +34,7 @@ from understudy.job import (
     open_job,
     stored_config,
     take_up,
+    without_teacher,
 )
 from understudy.methods.term import build_terms, label_terms
 from understudy.metrics import likeness, quality
@@ -64,11 +65,7 @@ def train(source: Source, *, quiet: bool = False, **overrides: Any) -> Run:
         ValueError: the config is wrong, the output folder belongs to another run, or the training diverged.
         InterruptedRunError: asked to stop; there is a checkpoint.
     """
-    config = load_config(source, overrides)
-    changes: dict[str, Any] = {"teacher": None, "teachers": None, "gradients.align": "none"}
-    if any(term.needs_teacher for term in build_terms(config.losses)):
-        changes["losses"] = label_terms(config.losses)
-    return begin("train", config.replaced(**changes), quiet)
+    return begin("train", without_teacher(load_config(source, overrides)), quiet)
 
 
 def distill(source: Source, *, quiet: bool = False, runs: int = 1, **overrides: Any) -> Run:

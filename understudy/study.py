@@ -30,7 +30,6 @@ from understudy.report.text_tables import FILES, shown, write_tables
 from understudy.run import Source, train
 from understudy.tasks import task_named
 
-"""Folder of a study in which its runs share the teacher's answers."""
 _WIDE = 140  # columns of a terminal that shows the whole table
 _COSTS = ("model", "parameters", "extra in training", "peak MiB", "published")  # left to the report elsewhere
 
@@ -101,6 +100,8 @@ def study(
     plan = config.study or StudyConfig()
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
+    for arm in arms:  # what does not hold is said before anything is trained
+        config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
     check_tables(config, {arm.name: arm.losses for arm in arms})
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
@@ -243,14 +244,19 @@ def _add_published(rows: list[dict[str, Any]], known: Mapping[str, Sequence[Publ
 
 
 def arm_config(entry: str | ArmConfig, base: Config) -> ArmConfig:
-    """Returns a method of ``study.methods`` or ``tune.methods`` with its terms, a preset's for this data and pair."""
+    """Returns a method of ``study.methods`` or ``tune.methods`` with its terms, a preset's for this data and pair.
+
+    A preset's cross-entropy has the settings (``label_smoothing``, ``class_weights``) of the config's own, as the
+    student alone has them.
+    """
     if isinstance(entry, ArmConfig):
         return entry
     teacher = None if base.teacher is None else base.teacher.model
     chosen = preset(entry, base.data.name, teacher, base.student.model)
-    return ArmConfig.model_validate(
-        {"name": entry, "losses": list(chosen.losses), "gradients": {"align": chosen.align}}
-    )
+    labels = next((term for term in base.losses if term["name"] == "ce"), {})
+    own = {key: value for key, value in labels.items() if key not in ("weight", "label", "teacher")}
+    losses = [{**own, **term} if term["name"] == "ce" else dict(term) for term in chosen.losses]
+    return ArmConfig.model_validate({"name": entry, "losses": losses, "gradients": {"align": chosen.align}})
 
 
 def _single(config: Config) -> Config:

@@ -178,6 +178,8 @@ def _contenders(base: Config, plan: TuneConfig, auto: bool, console: Console) ->
     Of ``--auto`` a method that does not fit is left out; of a method that was asked for it is an error.
     """
     entries = plan.methods or [ArmConfig(name="config", losses=base.losses, gradients=base.gradients)]
+    alone = ArmConfig(name=ALONE, losses=label_terms(base.losses))
+    entries = [alone if auto and entry == RACE[0] else entry for entry in entries]
     all_of_them = [contender(arm_config(entry, base), base, plan) for entry in entries]
     check_space(all_of_them, plan)
     check_tables(base, {one.name: one.config.losses for one in all_of_them})

@@ -73,7 +73,7 @@ ANALYSES: dict[str, Analysis] = {
     "features": Analysis(
         features,
         "Norm and direction of the student's features against the teacher's class means, over training.",
-        "KD++, Figs. 1 and 2",
+        "KD++, Figs. 2 and 4",
         "a pass over all images for every kept checkpoint",
         ("linear head", "teacher's linear head", "test images"),
     ),

@@ -18,8 +18,10 @@ _SHOWN = {
 def collapse(pair: Pair) -> Finding:
     """Returns NC1 to NC4 of the student's heads and of the teacher's, on un-augmented training images."""
     rows: list[tuple[int, str, dict[str, float]]] = []
+    images = 0
     for epoch in pair.over_training():
         seen = pair.see("train")
+        images = len(seen.target)
         for name, head in seen.heads.items():
             measures = neural_collapse(head.feature, seen.target, head.weight, head.bias)
             rows.append((epoch, name, {key: float(value) for key, value in measures.items()}))
@@ -30,7 +32,9 @@ def collapse(pair: Pair) -> Finding:
         for epoch, name, measures in rows
         if name != "teacher" or epoch == pair.config.train.epochs
     ]
-    notes = ("All are 0 for a collapsed simplex ETF; classifier rows are not centred.",)
+    notes = (
+        f"All are 0 for a collapsed simplex ETF; classifier rows are not centred. On {images:,} training images.",
+    )
     if not pair.moments:
         notes += ("The run kept no checkpoints: train.keep_checkpoints=10 shows how it went over training.",)
     return Finding(

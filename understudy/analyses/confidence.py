@@ -21,7 +21,7 @@ def confidence(pair: Pair) -> Finding:
     numbers = {"gap": gap, "suggested_beta": suggest_dkd_beta(gap)}
     for term in pair.distiller.terms:
         if term.name == "dkd":
-            numbers["beta_of_the_run"] = float(term.spec()["beta"])
+            numbers["beta_of_the_run"] = pair.number(term, "beta") or 0.0
     own = seen.teacher.gather(1, seen.target[:, None])[:, 0]
     other = seen.teacher.scatter(1, seen.target[:, None], -torch.inf).amax(dim=1)
     each = (own - other).double()
@@ -41,6 +41,6 @@ def confidence(pair: Pair) -> Finding:
     )
     notes = (
         "The rule rests on six teachers on CIFAR-100 at temperature 4 (gaps of 5.4 to 8.5); "
-        "its authors call it guidance.",
+        f"its authors call it guidance. The gap is of {len(each):,} training images.",
     )
     return Finding(numbers, {"classes": Sheet(("class", "images", "mean_gap"), rows)}, (plot,), notes)

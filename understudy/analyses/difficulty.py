@@ -156,6 +156,6 @@ def _temperature(pair: Pair) -> float:
 def _setting(pair: Pair, key: str, otherwise: float) -> float:
     """Returns a setting of the run's DKD or KD term, or the paper's where it has none."""
     for term in pair.distiller.terms:
-        if term.name in ("dkd", "tckd", "nckd", "kd") and key in term.spec():
-            return float(term.spec()[key])
+        if term.name in ("dkd", "tckd", "nckd", "kd") and (value := pair.number(term, key)) is not None:
+            return value
     return otherwise

@@ -108,7 +108,7 @@ def _temperature(pair: Pair) -> float:
     """Returns τ of the run's sigmoid loss, 2 where it has none."""
     for term in pair.distiller.terms:
         if term.name in ("dhkd", "binary_kl", "binary_kl_norm"):
-            return float(term.spec().get("temperature", 2.0))
+            return pair.number(term, "temperature") or 2.0
     return 2.0
 
 

@@ -23,6 +23,7 @@ from understudy.engine.evaluate import evaluating
 from understudy.engine.loop import kept_checkpoints
 from understudy.heads.transplant import Transplant
 from understudy.interface import Network
+from understudy.methods.term import Term
 from understudy.taps import Taps
 
 Part = Literal["train", "test"]
@@ -205,6 +206,11 @@ class Pair:
             with self.at(path):
                 yield epoch
         yield self.config.train.epochs
+
+    def number(self, term: Term, key: str) -> float | None:
+        """Returns a setting of a term's method in the last epoch, ``None`` if it has none of that name."""
+        value = getattr(term.method_at(self.config.train.epochs - 1), key, None)
+        return None if value is None else float(value)
 
     def auxiliary(self) -> dict[str, nn.Module]:
         """Returns the second heads on the student's feature: ``auxiliary``, or of several ``auxiliary of LABEL``."""

@@ -42,8 +42,9 @@ def tsne(pair: Pair) -> Finding:
         title = f"t-SNE of the {name}'s features"
         plots.append(Cloud(name, title, points.numpy(), target.numpy(), pair.classes))
     note = (
-        f"Perplexity {PERPLEXITY:g} (a third of the images where that is less), seed 0, features as they "
-        "are. Distances between clusters mean nothing. silhouette is that of the features themselves, from −1 to 1."
+        f"{len(kept):,} test images. Perplexity {PERPLEXITY:g} (a third of the images where that is less), seed 0, "
+        "features as they are. Distances between clusters mean nothing. silhouette is that of the features themselves, "
+        "from −1 to 1."
     )
     return Finding(numbers, sheets, tuple(plots), (note,))
 

@@ -24,7 +24,8 @@ def feature_projector(in_features: int, out_features: int, kind: Projector = "re
         ``(B, D_s)`` -> ``(B, D_t)``.
 
     Reference: Wang et al., Improving Knowledge Distillation via Regularizing Feature Direction and Norm (KD++),
-    App. A and released code. The linear layer keeps PyTorch's initialisation of the weight, its bias starts at 0.
+    App. A and released code for CIFAR. The linear layer keeps PyTorch's initialisation of the weight, its bias starts
+    at 0; released ImageNet code draws the weight from N(0, .01).
     """
     if in_features == out_features:
         return nn.Identity()

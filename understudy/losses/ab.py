@@ -53,6 +53,7 @@ def ab_loss(
         check_same_shape(student, teacher)
         fires = teacher > 0
         too_high = (student + margin) * (~fires & (student > -margin))
+        too_high = torch.where(teacher.isnan(), torch.nan, too_high)  # which does not fire, and is not silent
         too_low = (student - margin) * (fires & (student <= margin))
         total = (too_high + too_low).square().sum()  # never both at one element
         losses.append(total * (SCALE * 2.0 ** (k - num_stages) / max(student.shape[0], 1)))

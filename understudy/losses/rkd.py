@@ -15,7 +15,7 @@ from understudy.losses.shapes import check_same_batch
 from understudy.widest import widen
 
 WHOLE_BATCH = 128
-"""Largest batch that is computed in one piece; above it, rows are taken in pieces of the same memory."""
+"""Largest batch that is computed in one piece; above it, in pieces of as many pairs."""
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def rkd_loss(
     The angle is computed from the squared distances by the law of cosines, in float64: equal to the inner
     product, without a matrix product (so without TF32) and in O(B³) instead of O(B³ D). Equal samples give an
     angle of 0 and no gradient; the released normalisation gives them a gradient of 1e12. Above 128 samples
-    the work is done in pieces and repeated in the backward pass, so memory stays at what 128 samples need.
+    the work is done in pieces and repeated in the backward pass, so memory grows with B, not with B³.
     """
     check_same_batch(student_feature, teacher_feature, rank=2)
     if student_feature.shape[0] < 2:

@@ -101,9 +101,12 @@ def build_terms(specs: Iterable[Mapping[str, Any]]) -> tuple[Term, ...]:
 
 
 def label_terms(specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Returns what is left of ``losses:`` without a teacher: the terms of labels at weight 1, or else plain ``ce``."""
-    terms = [term for term in build_terms(specs) if term.method.label_loss and not term.needs_teacher]
-    return [{**term.spec(), "weight": 1.0} for term in terms] or [{"name": "ce"}]
+    """Returns what is left of ``losses:`` without a teacher: the terms of labels, or else plain ``ce``.
+
+    One alone has weight 1 in every epoch; several keep theirs.
+    """
+    terms = [term.spec() for term in build_terms(specs) if term.method.label_loss and not term.needs_teacher]
+    return [{**terms[0], "weight": 1.0}] if len(terms) == 1 else terms or [{"name": "ce"}]
 
 
 def build_term(spec: Mapping[str, Any], where: str = "losses") -> Term:

@@ -231,7 +231,8 @@ class Recipe:
         """What must be known of the table and its budget; where a method has settings that nobody printed."""
         notes = [*self.budget.notes, *self.table.notes]
         for name in dict.fromkeys(arm.of for arm in self.table.arms if arm.of is not None):
-            chosen = {pair: self._preset(name, pair) for pair in self.table.pairs}
+            absent = {guide for arm in self.table.arms if arm.of == name for guide in arm.not_for}
+            chosen = {p: self._preset(name, p) for p in self.table.pairs if p[0] not in absent}
             without = [" to ".join(pair) for pair, c in chosen.items() if c.of_pairs and c.pair is None]
             if without:
                 notes.append(

@@ -22,11 +22,11 @@ class Fingerprint:
 
     These change what an answer *is*: ``weights``, ``architecture``, ``data``, ``normalisation``, ``views``,
     ``precision``, ``stored`` and ``dtype`` (what a row holds). These change its last bits: ``folding``, ``block``
-    (size), ``device`` (its kind) and ``torch`` (first two numbers of the version); they count just as much, so that
-    a run's bits never depend on who filled the table. Not among them: labels, which no answer depends on; and the
-    processor's model and the number of threads, which may change the last bits but by which no table should be lost.
-    Code that a network's ``repr`` does not show is not seen either: :func:`understudy.teacher.upkeep.verify` is what
-    finds it.
+    (size), ``device`` (its kind), ``layout`` (where it is not channels-last) and ``torch`` (first two numbers of the
+    version); they count just as much, so that a run's bits never depend on who filled the table. Not among them:
+    labels, which no answer depends on; and the processor's model and the number of threads, which may change the last
+    bits but by which no table should be lost. Code that a network's ``repr`` does not show is not seen either:
+    :func:`understudy.teacher.upkeep.verify` is what finds it.
     """
 
     parts: Mapping[str, str]
@@ -53,8 +53,10 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
     source, layout = blocks.source, blocks.layout
     height, width = source.image_set.image_size
     augment = source.augment
+    other = {} if source.memory_format == torch.channels_last else {"layout": "contiguous"}
     return Fingerprint(
-        {
+        other
+        | {
             "weights": weights_digest(original),
             "architecture": _digest(
                 f"{type(original).__module__}.{type(original).__qualname__}\n{original!r}"
@@ -64,7 +66,6 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
             "views": f"{layout.views}: {augment!r} of {height}x{width}",
             "precision": f"{blocks.teacher.precision}, images {source.dtype}".replace("torch.", ""),
             "folding": f"{folded} batch norms",
-            "layout": str(source.memory_format).replace("torch.", ""),
             "block": str(blocks.size),
             "device": source.device.type,
             "torch": ".".join(torch.__version__.split(".")[:2]),

@@ -110,6 +110,14 @@ def test_a_run_learns_and_says_so_in_map(runs):
     assert len(result["class_ap"]) == len(result["teacher"]["class_ap"]) == 3
 
 
+def test_train_takes_the_config_of_a_distillation_with_its_terms_of_labels(folder, tmp_path):
+    run = us.train(config_of(folder, tmp_path / "alone", **{"train.epochs": 1}), quiet=True)
+    (term,) = run.config.losses
+    assert term["name"] == "bce"
+    assert len(term["pos_weight"]) == len(CLASSES)  # auto, of these images
+    assert "test/map" in run.metrics["last"]
+
+
 def test_the_scores_are_those_of_the_deployed_weights(folder, runs):
     _, student, _ = runs
     built = build.build(config_of(folder, student.path), torch.device("cpu"))

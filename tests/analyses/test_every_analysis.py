@@ -80,6 +80,15 @@ def test_the_page_holds_every_analysis_and_what_was_left_out_and_loads_nothing(d
     assert "http" not in page.replace("http-equiv", "")
 
 
+def test_numbers_on_a_schedule_are_those_of_the_last_epoch(trained, tmp_path):
+    numbers = {"points": [[1, 2.0], [3, 6.0]]}
+    losses = [{"name": "ce"}, {"name": "dhkd", "temperature": numbers}, {"name": "dkd", "beta": numbers}]
+    run = trained("scheduled", losses=losses)
+    found = us.analyze(run, ["gradients", "confidence"], tmp_path, quiet=True).findings
+    assert found["confidence"].numbers["beta_of_the_run"] == 6.0
+    assert found["gradients"].numbers
+
+
 def test_a_run_without_a_teacher_says_how_to_add_one_and_then_has_it(trained, dual, tmp_path):
     alone = trained("alone", us.train)
     with pytest.raises(

@@ -30,6 +30,12 @@ def test_ab_equals_loops_with_half_the_weight_for_each_earlier_stage(margin):
     assert float(ab_loss(students, teachers, margin=margin)) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_teacher_that_is_not_a_number_is_not_taken_for_silent():
+    student, teacher = torch.zeros(2, 3), torch.zeros(2, 3)
+    teacher[0, 0] = torch.nan
+    assert ab_loss([student], [teacher]).isnan()
+
+
 def test_ab_gradient_equals_finite_differences():
     torch.manual_seed(0)
     student = torch.randn(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)

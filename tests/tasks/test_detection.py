@@ -41,7 +41,7 @@ def shown(d, images, target, index):
     """What student and teacher show of a batch, as the distiller asks them."""
     torch.manual_seed(7)
     asked = d.task.asked(Batch(images, target, index), torch.initial_seed(), 0)
-    student = d._student(asked)
+    student = d._shown(asked)
     answers = d.guides.answers(d.terms, d.task.pointed(asked, student))
     return student, answers["teacher"]
 

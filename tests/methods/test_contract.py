@@ -218,6 +218,22 @@ def test_every_trainable_parameter_receives_a_gradient(name):
 
 
 @every_method
+def test_a_fused_optimiser_steps_as_a_plain_one(name):
+    """It goes through parameter and gradient by address: networks are channels-last, heads are not."""
+    moved = []
+    for fused in (False, True):
+        distiller = distiller_of(name)
+        for network in (distiller.setup.student, distiller.setup.teacher):
+            network.module.to(memory_format=torch.channels_last)
+        optimizer = torch.optim.SGD(distiller.trainable_parameters(), lr=1.0, fused=fused)
+        step(distiller)
+        optimizer.step()
+        moved.append([p.detach() for p in distiller.trainable_parameters()])
+    for plain, fused in zip(*moved, strict=True):
+        torch.testing.assert_close(fused, plain)
+
+
+@every_method
 @compiler_warnings
 def test_the_loss_compiles_as_one_graph_of_the_same_value(name):
     method, heads, student, teacher, batch = parts_of(name)

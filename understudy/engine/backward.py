@@ -61,7 +61,8 @@ class Backward:
     shards: Shards | None = None
     """The student, where each process holds its rows; then ``align`` must be ``none``."""
     twin: bool = False
-    """Whether both sides' gradients come of one vectorised pass, not of two passes one after another."""
+    """Whether both sides' gradients come of one vectorised pass, not of two passes one after another; of several
+    processes they never do."""
     info: dict[str, Tensor] = field(default_factory=dict)
     """``lambda``, ``dot``, ``norm_sq`` and ``cosine`` of the last merge, on the device; empty if none was made."""
     _label: Gradients = field(default_factory=list)
@@ -98,6 +99,7 @@ class Backward:
             self.forget()
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
+                    gradient = _laid_out(gradient, parameter)
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def forget(self) -> None:
@@ -126,7 +128,8 @@ class Backward:
         if self.align == "feature":
             return self._through_feature(out, scale), nothing
         sides = out.label_loss * scale, out.guide_loss * scale
-        if self.twin and all(side.requires_grad for side in sides):
+        # what several processes do to each other in a backward pass (norms over all images) takes no vectorised one
+        if self.twin and not self.ranks.several and all(side.requires_grad for side in sides):
             return twin_gradients(*sides, parameters)
         label = _grad(sides[0], parameters, retain=True)
         return label, _grad(sides[1], parameters)
@@ -218,6 +221,20 @@ def _leaves(loss: Tensor) -> set[int]:
             if (leaf := getattr(node, "variable", None)) is not None:
                 leaves.add(id(leaf))
     return leaves
+
+
+def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Returns a gradient in the memory layout of its parameter, which `torch.autograd.grad` does not see to.
+
+    Fused optimisers go through both by address. Of a convolution that is not channels-last behind one that is, a
+    channels-last gradient would be taken for another one (CPU), or refused (CUDA).
+    """
+    ours, theirs = gradient.stride(), parameter.stride()
+    if ours == theirs or all(
+        a == b or size == 1 for a, b, size in zip(ours, theirs, parameter.shape, strict=True)
+    ):
+        return gradient
+    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def _add(held: Gradients, new: Gradients) -> Gradients:

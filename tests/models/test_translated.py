@@ -1,5 +1,7 @@
 """A teacher of other images and classes: the translation is what a person would have computed by hand."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,11 @@ from torch import nn
 import understudy as us
 from understudy.models import create_model, family, known_roles
 from understudy.models.classes import match_classes, read_names
-from understudy.models.translated import Translated, merge_classes, padded
+from understudy.models.translated import Translated, classify, merge_classes, padded
 from understudy.taps import Taps, describe
 from understudy.teacher.fingerprint import weights_digest
 from understudy.teacher.fold import fold_batch_norms
+from understudy.teacher.layout import Layout, columns
 
 OURS = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.25])
 THEIRS = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -155,6 +158,72 @@ def test_methods_learn_from_it(teacher, method):
 def test_a_term_that_takes_the_classifier_refuses_other_classes(teacher):
     with pytest.raises(ValueError, match="deploys the teacher's classifier"):
         us.Distiller(create_model("cnn_tiny", num_classes=3), teacher, [{"name": "simkd"}])
+
+
+def shown_by(network, images):
+    with Taps(network, ["feature", "logits"]) as taps, torch.no_grad():
+        return taps.collect(network.module(images))
+
+
+def test_logits_made_of_the_feature_are_of_our_classes(teacher):
+    network = describe(teacher, torch.zeros(2, 3, 32, 32), known=known_roles(teacher))
+    shown = shown_by(network, torch.randn(4, 3, 32, 32))
+    torch.testing.assert_close(classify(network, shown["feature"]), shown["logits"], atol=1e-5, rtol=1e-5)
+    held = columns(["feature", "logits"], shown, network)
+    assert held == (("feature", 256),)
+    layout = Layout(4, 1, held, "fp32")
+    back = layout.unpack(layout.pack(shown), network)
+    torch.testing.assert_close(back["logits"], shown["logits"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture
+def permuted(teacher):
+    """The same network, of as many classes as ours in another order."""
+    return Translated(teacher.net, OURS, THEIRS, image_size=(64, 64), members=[[4], [0], [5], [1], [3], [2]])
+
+
+def test_class_means_of_the_classifier_are_in_the_order_of_our_classes(permuted):
+    distiller = us.Distiller(
+        create_model("cnn_tiny", num_classes=6),
+        permuted,
+        [{"name": "ce"}, {"name": "dino", "means": "classifier"}],
+        example=torch.zeros(2, 3, 32, 32),
+    )
+    rows = permuted.net.fc.weight.detach()[[4, 0, 5, 1, 3, 2]]
+    assert torch.equal(distiller.heads["dino"]["means"](), rows)
+
+
+def test_class_means_of_the_classifier_are_refused_where_classes_are_merged(teacher):
+    with pytest.raises(ValueError, match="one row for each class, got classes that are made of several"):
+        us.Distiller(
+            create_model("cnn_tiny", num_classes=3),
+            teacher,
+            [{"name": "ce"}, {"name": "dino", "means": "classifier"}],
+            example=torch.zeros(2, 3, 32, 32),
+        )
+
+
+def test_what_the_teacher_gets_right_is_judged_in_our_classes(permuted):
+    images = torch.randn(40, 3, 32, 32)
+    network = describe(permuted, images[:2], known=known_roles(permuted))
+    feature = shown_by(network, images)["feature"]
+    fc = permuted.net.fc
+    fc.bias.data = -fc.weight.data @ feature.mean(dim=0)  # so that it answers with several classes
+    answer = permuted(images).argmax(dim=1)
+    assert len(answer.unique()) > 2
+    distiller = us.Distiller(
+        create_model("cnn_tiny", num_classes=6),
+        permuted,
+        [{"name": "ce"}, {"name": "dino", "correct_only": True}],
+        example=images[:2],
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class that it never answers with
+        distiller.prepare([(images, answer)])
+    means = distiller.heads["dino"]["means"]()
+    for k in answer.unique().tolist():
+        expected = feature[answer == k].mean(dim=0)
+        torch.testing.assert_close(means[k], expected, atol=1e-4, rtol=1e-4)
 
 
 NAMES = ["tabby", "beagle", "lynx", "poodle"]

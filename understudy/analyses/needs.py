@@ -29,6 +29,8 @@ def _teacher_head(pair: Pair) -> str | None:
     if (reason := _one_teacher(pair)) is not None:
         return reason
     assert pair.teacher is not None
+    if pair.teacher_merges:
+        return "a teacher with one class for each of ours, got one whose classes are merged (teacher.classes)"
     if pair.teacher.head is not None and "feature" in pair.teacher.shapes:
         return None
     return "a teacher that ends in a linear layer, got none that can be seen. Name it: teacher.taps.head=PATH"

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from understudy.analyses.contract import NotApplicableError
 from understudy.build import Built, build, eval_batches
@@ -24,6 +23,7 @@ from understudy.engine.loop import kept_checkpoints
 from understudy.heads.transplant import Transplant
 from understudy.interface import Network
 from understudy.methods.term import Term
+from understudy.models.translated import Translated, class_rows, classify
 from understudy.taps import Taps
 
 Part = Literal["train", "test"]
@@ -129,6 +129,12 @@ class Pair:
         """The teacher and its roles; ``None`` where there is none, or several."""
         teachers = list(self.distiller.guides.networks.values())
         return teachers[0] if len(teachers) == 1 else None
+
+    @property
+    def teacher_merges(self) -> bool:
+        """Whether a class of ours is several of the teacher's, so that its classifier has no row for it."""
+        module = None if self.teacher is None else self.teacher.module
+        return isinstance(module, Translated) and module.merges
 
     @property
     def example(self) -> Tensor:
@@ -255,11 +261,13 @@ class Pair:
                 transplant.classify(connected),
                 connected.mean((2, 3)),
             )
-        elif self.teacher is not None and self.teacher.head is not None and "feature" in shown:
-            classifier = self.teacher.classifier
-            if classifier.in_features == shown["feature"].shape[1]:
-                # by function: calling the module would fire the taps on it
-                found["crossed"] = F.linear(shown["feature"], classifier.weight, classifier.bias)
+        elif (
+            (teacher := self.teacher) is not None
+            and teacher.head is not None
+            and "feature" in shown
+            and teacher.classifier.in_features == shown["feature"].shape[1]
+        ):
+            found["crossed"] = classify(teacher, shown["feature"])
         return found
 
     def _as_seen(self, found: dict[str, Tensor]) -> Seen:
@@ -268,13 +276,13 @@ class Pair:
         linear = self.linear()
         feature = found.get("crossed_feature" if replaced else "feature")
         if linear is not None and feature is not None:
-            heads["student"] = _head(feature, linear)
+            heads["student"] = _head(feature, linear.weight, linear.bias)
         for name, module in self.auxiliary().items():
             layer = module[-1] if isinstance(module, nn.Sequential) else module
             if isinstance(layer, nn.Linear):
-                heads[name] = _head(found[f"aux_feature/{name}"], layer)
-        if self.teacher is not None and "teacher/feature" in found:
-            heads["teacher"] = _head(found["teacher/feature"], self.teacher.classifier)
+                heads[name] = _head(found[f"aux_feature/{name}"], layer.weight, layer.bias)
+        if self.teacher is not None and "teacher/feature" in found and not self.teacher_merges:
+            heads["teacher"] = _head(found["teacher/feature"], *class_rows(self.teacher))
         return Seen(
             target=found["target"],
             student=found["crossed"] if replaced else found["own"],
@@ -301,6 +309,5 @@ def config_of(folder: Path, overrides: Mapping[str, Any]) -> Config:
     return load_config(folder / "config.yaml", changes)
 
 
-def _head(feature: Tensor, linear: nn.Linear) -> Head:
-    bias = None if linear.bias is None else linear.bias.detach().cpu().float()
-    return Head(feature, linear.weight.detach().cpu().float(), bias)
+def _head(feature: Tensor, weight: Tensor, bias: Tensor | None) -> Head:
+    return Head(feature, weight.detach().cpu().float(), None if bias is None else bias.detach().cpu().float())

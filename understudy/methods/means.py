@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, TypeAlias
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from understudy.heads.means import ClassMeans, mean_features
 from understudy.heads.projector import Projector, student_projector
 from understudy.interface import Batch, Outputs, Setup
 from understudy.methods.method import Method, TeacherPass
+from understudy.models.translated import class_rows, classify
 
 MeansSource: TypeAlias = Literal["class_means", "classifier"]
 """The mean feature of each class's training images, or the weights of the teacher's classifier (KD++, ablation)."""
@@ -82,11 +82,11 @@ def class_means_head(setup: Setup, source: MeansSource) -> ClassMeans:
     """Returns the module that keeps one direction a class; it is filled already where that needs no images.
 
     Raises:
-        ValueError: the means given, or the teacher's classifier, are not one row a class.
+        ValueError: the means given, or the teacher's classifier, are not one row for each of our classes.
     """
-    classifier = setup.guide.classifier
-    means = classifier.weight.detach() if source == "classifier" else setup.class_means
-    return ClassMeans(setup.num_classes, classifier.in_features, means)
+    guide = setup.guide
+    means = class_rows(guide)[0] if source == "classifier" else setup.class_means
+    return ClassMeans(setup.num_classes, guide.classifier.in_features, means)
 
 
 def class_means(heads: nn.ModuleDict) -> ClassMeans:
@@ -134,15 +134,12 @@ def fill_class_means(
 def _features(
     setup: Setup, batches: Iterable[Batch], teacher: TeacherPass, correct_only: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    classifier = setup.guide.classifier
     for batch in batches:
         shown = teacher(batch)
         feature, target = shown["feature"], batch.target
         if feature.dim() == 3:  # of proposals, each with the class it was assigned
             feature, target = feature.flatten(0, 1), shown["labels"].flatten()
         if correct_only:
-            # by function: calling the module would fire the taps on it
-            logits = F.linear(feature.to(classifier.weight.dtype), classifier.weight, classifier.bias)
-            right = logits.argmax(dim=1) == target
+            right = classify(setup.guide, feature).argmax(dim=1) == target
             feature, target = feature[right], target[right]
         yield feature, target

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from understudy.interface import Network
+
 Channels: TypeAlias = Literal["grey", "rgb", "bgr"]
 """What the channels of an image are, in their order."""
 
@@ -103,6 +105,11 @@ class Translated(nn.Module):
         return self.image_size is None and self.channels == self.our_channels and not self.num_members
 
     @property
+    def merges(self) -> bool:
+        """Whether one of our classes is made of several of the network's."""
+        return bool(self.num_members) and self.get_buffer("members").shape[1] > 1
+
+    @property
     def preprocess(self) -> dict[str, Any]:
         """What the network gets, as the keys of a config say it: ``mean``, ``std``, ``image_size``, ``channels``.
 
@@ -165,6 +172,43 @@ def padded(members: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return index, torch.arange(longest) >= torch.tensor([[len(own)] for own in members])
 
 
+def classify(network: Network, feature: Tensor) -> Tensor:
+    """Returns the logits of our classes that a network's last layer makes of features, in float32 or wider.
+
+    The layer is not called: taps that stand on it stay silent.
+
+    Args:
+        network: that ends in a linear layer.
+        feature: ``(..., D)``.
+    """
+    head = network.classifier
+    dtype = torch.promote_types(head.weight.dtype, torch.float32)
+    bias = None if head.bias is None else head.bias.to(dtype)
+    with torch.no_grad(), torch.autocast(feature.device.type, enabled=False):
+        logits = F.linear(feature.to(dtype), head.weight.to(dtype), bias)
+    module = network.module
+    return module.translate_logits(logits) if isinstance(module, Translated) else logits
+
+
+def class_rows(network: Network) -> tuple[Tensor, Tensor | None]:
+    """Returns weight ``(K, D)`` and bias ``(K,)`` of a network's last layer, a row for each of our classes.
+
+    Raises:
+        ValueError: one of our classes is made of several of the network's.
+    """
+    head, module = network.classifier, network.module
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
+    if not isinstance(module, Translated) or not module.num_members:
+        return weight, bias
+    if module.merges:
+        raise ValueError(
+            "the teacher's classifier must have one row for each class, got classes that are made of several of its "
+            "own (teacher.classes). Use means: class_means"
+        )
+    rows = module.get_buffer("members")[:, 0]
+    return weight[rows], None if bias is None else bias[rows]
+
+
 def untranslated(module: nn.Module) -> nn.Module:
     """Returns the network inside a :class:`Translated`, any other as it is."""
     return module.net if isinstance(module, Translated) else module
@@ -177,5 +221,5 @@ def _channels(images: Tensor, given: Channels, wanted: Channels) -> Tensor:
         return images.expand(-1, 3, -1, -1)
     if wanted == "bgr":
         return images.flip(1)
-    weights = torch.tensor(_LUMA, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True)
+    red, green, blue = (part * channel for part, channel in zip(_LUMA, images.split(1, dim=1), strict=True))
+    return red + green + blue

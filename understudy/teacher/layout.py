@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from understudy.interface import Network, Outputs
+from understudy.models.translated import classify
 from understudy.teacher.frozen import widened
 
 TableDtype: TypeAlias = Literal["fp16", "fp32", "fp64"]
@@ -87,24 +87,16 @@ class Layout:
         parts = rows.split([width for _, width in self.columns], dim=1)
         shown = {role: widened(part) for (role, _), part in zip(self.columns, parts, strict=True)}
         if "logits" not in shown:
-            shown["logits"] = derived_logits(shown["feature"], network)
+            shown["logits"] = classify(network, shown["feature"])
         return shown
-
-
-def derived_logits(feature: Tensor, network: Network) -> Tensor:
-    """Returns ``W f + b`` of the network's classifier, in float32 or wider."""
-    head = network.classifier
-    weight, bias = widened(head.weight.detach()), head.bias
-    with torch.no_grad(), torch.autocast(feature.device.type, enabled=False):
-        return F.linear(feature.to(weight.dtype), weight, None if bias is None else widened(bias.detach()))
 
 
 def columns(roles: Iterable[str], shown: Outputs, network: Network) -> tuple[tuple[str, int], ...]:
     """Returns what must be kept so that all ``roles`` can be had.
 
     Logits alone are kept as they are. Where the feature is needed too, it is kept alone if the logits follow from it
-    (``W f + b``; looked at, not assumed: what follows the classifier may do more); otherwise both are kept. From
-    logits a feature cannot be had.
+    (``W f + b``, of classes merged as the teacher's are; looked at, not assumed: what follows the classifier may do
+    more); otherwise both are kept. From logits a feature cannot be had.
 
     Args:
         roles: among ``logits`` and ``feature``.
@@ -114,7 +106,7 @@ def columns(roles: Iterable[str], shown: Outputs, network: Network) -> tuple[tup
     needed = [role for role in ("feature", "logits") if role in set(roles)]
     if needed == ["feature", "logits"] and network.head is not None:
         logits = shown["logits"]
-        error = (derived_logits(shown["feature"], network) - logits).abs().max()
+        error = (classify(network, shown["feature"]) - logits).abs().max()
         if bool(error <= _DERIVED_WITHIN * logits.abs().max()):
             needed = ["feature"]
     return tuple((role, shown[role].shape[1]) for role in needed)

@@ -13,6 +13,7 @@ from torch import Tensor
 from understudy.build import Built
 from understudy.config import Config
 from understudy.data.images import ImageSet
+from understudy.models import SAVED
 from understudy.teacher.fingerprint import data_digest, weights_digest
 
 _FREE = frozenset(
@@ -37,9 +38,9 @@ def inputs(built: Built, digests: Mapping[str, str] | None = None) -> dict[str, 
         built: with every automatic choice made.
         digests: of these images and teachers, where another run has them already.
     """
-    settings = dict(_flat(built.config.model_dump(mode="json", exclude={"study", "tune"})))
+    settings = dict(flat(built.config.model_dump(mode="json", exclude={"study", "tune"})))
     return {
-        "settings": {key: value for key, value in settings.items() if not _is_free(key)},
+        "settings": {key: value for key, value in settings.items() if not is_free(key)},
         "digests": dict(_digests(built) if digests is None else digests),
         "files": weight_files(built.config),
     }
@@ -48,10 +49,12 @@ def inputs(built: Built, digests: Mapping[str, str] | None = None) -> dict[str, 
 def weight_files(config: Config) -> dict[str, str]:
     """Returns a SHA-256 of every file of weights that a config names, by the network's name: ``student``, ``teacher``.
 
-    Files that are not there have none.
+    A saved program (``.pt2``, ``.onnx``) is one. Files that are not there have none.
     """
-    named = {"student": config.student.weights} | {
-        name: guide.weights for name, guide in config.guides.items()
+    networks = {"student": config.student, **config.guides}
+    named = {
+        name: network.model if network.model.endswith(SAVED) else network.weights
+        for name, network in networks.items()
     }
     paths = {name: Path(weights).expanduser() for name, weights in named.items() if weights is not None}
     return {
@@ -98,16 +101,17 @@ def _images_digest(images: ImageSet) -> str:
     return digest.hexdigest()
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Returns whether a setting, by its dotted key, is no part of what a run computes."""
     section, _, last = key.rpartition(".")
     network = section in ("student", "teacher") or section.startswith("teachers.")
     return key in _FREE or (network and last in _FREE_OF_A_NETWORK)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields settings under their dotted keys."""
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -10,7 +10,9 @@ import understudy as us
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from understudy.inputs import weight_files  # noqa: E402
 from understudy.models.onnx import load_onnx  # noqa: E402
+from understudy.teacher.fingerprint import weights_digest  # noqa: E402
 
 
 def linear(path, batch="batch", input_type=TensorProto.FLOAT, outputs=1, rank=4, classes=3):
@@ -51,6 +53,22 @@ def test_logits_are_those_of_the_file_for_any_number_of_images(tmp_path, batch):
     channels_last = images.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(net(channels_last), expected)
     torch.testing.assert_close(net(images.double()), expected)  # fed as float32
+
+
+def test_files_are_told_apart_where_answers_are_kept_and_runs_go_on(tmp_path):
+    linear(tmp_path / "a.onnx")
+    linear(tmp_path / "b.onnx", batch="other")
+    digests = {name: weights_digest(load_onnx(tmp_path / f"{name}.onnx")) for name in ("a", "b")}
+    assert digests["a"] != digests["b"]
+    assert weights_digest(load_onnx(tmp_path / "a.onnx")) == digests["a"]
+    config = {"data": {"name": "digits"}, "student": {"model": "cnn_tiny"}}
+    named = [
+        weight_files(us.load_config(config | {"teacher": {"model": str(tmp_path / f"{name}.onnx")}}))[
+            "teacher"
+        ]
+        for name in ("a", "b")
+    ]
+    assert named[0] != named[1]
 
 
 def test_there_is_nothing_to_train_and_no_gradient(tmp_path):

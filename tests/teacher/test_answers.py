@@ -13,6 +13,7 @@ from understudy.teacher.answers import Answers, plan
 from understudy.teacher.assemble import open_table
 from understudy.teacher.fold import fold_batch_norms
 from understudy.teacher.frozen import Teacher
+from understudy.teacher.table import ViewTable
 
 
 def collect(answers, epoch, start_step=0):
@@ -293,6 +294,26 @@ def test_a_full_disk_ends_the_storing_and_leaves_a_table_that_is_right(make, tmp
     assert again.table.filled == stored < 30
     assert torch.equal(collect(again, 0)["logits"], whole)
     again.close()
+
+
+@pytest.mark.parametrize("at_the_end", [True, False])
+def test_a_disk_that_fails_elsewhere_ends_the_storing_too(make, tmp_path, monkeypatch, at_the_end):
+    """At the end, where a network's disk says what it has not written; at the beginning, where it has no locks."""
+    world = make(n=30)
+    said = []
+    whole = collect(Answers(world.loader(), world.blocks(dtype=None), epochs=1), 0)["logits"]
+
+    def fails(*args):
+        raise OSError(37, "No locks available")
+
+    with monkeypatch.context() as patch:
+        answers = Answers(
+            world.loader(), world.blocks(), world.table(tmp_path / "t"), epochs=1, say=said.append
+        )
+        patch.setattr(*((os, "fsync") if at_the_end else (ViewTable, "claim")), fails)
+        assert torch.equal(collect(answers, 0)["logits"], whole)
+        answers.close()
+    assert said == ["the teacher's answers are no longer kept: No locks available"]
 
 
 def test_a_view_that_an_epoch_shows_twice_is_stored_once(make, tmp_path):

@@ -49,6 +49,14 @@ def test_block_size_number_type_and_what_is_stored_are_named(make):
     assert one.differing(parts(make(roles=("feature",))).parts) == ["stored"]
 
 
+def test_which_layer_s_input_the_feature_is_is_named(make):
+    """Two of a network's layers may have inputs of one width."""
+    world = make(roles=("feature",))
+    one = parts(world, dtype="fp32")
+    world.teacher.network = replace(world.teacher.network, head="elsewhere")
+    assert one.differing(parts(world, dtype="fp32").parts) == ["stored"]
+
+
 def test_folding_is_named(make):
     world = make()
     one = parts(world)

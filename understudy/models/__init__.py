@@ -41,6 +41,8 @@ from understudy.models.weights import load_weights as load_weights
 from understudy.models.wrn import WideResNet
 from understudy.nearest import did_you_mean
 
+SAVED = (".pt2", ".onnx")
+"""Ends of the names of files that are a whole network, weights and all."""
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn_small": partial(CNN, (16, 16, 32, 64)),
     "cnn_tiny": partial(CNN, (8, 8, 16, 24)),
@@ -168,7 +170,7 @@ def create_model(
         raise ValueError(
             f"weights and pretrained must not both be given, got {weights} and true. Leave one out"
         )
-    if name.endswith((".pt2", ".onnx")):
+    if name.endswith(SAVED):
         return _saved_program(name, weights, pretrained)
     fetched = pretrained and ":" not in name and not name.startswith("hf/")  # who tell of it themselves
     with fetching(name) if fetched else nullcontext():

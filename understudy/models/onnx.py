@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -38,9 +39,13 @@ class OnnxNetwork(nn.Module):
         threads: of one operator; by default as many as torch uses.
     """
 
+    content_digest: str
+    """SHA-256 of the file: nothing else tells two of them apart."""
+
     def __init__(self, model: bytes, name: str, threads: int | None = None) -> None:
         super().__init__()
         self.name = name
+        self.content_digest = hashlib.sha256(model).hexdigest()
         self.session = _session(model, name, threads or torch.get_num_threads())
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -72,8 +74,12 @@ class ProgramNetwork(nn.Module):
         LookupError, TypeError, ValueError: the nodes are not as the schema has them.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], nodes: Iterable[Any], images: str, logits: str) -> None:
+    content_digest: str
+    """SHA-256 of the operations, which no parameter and no ``repr`` shows."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], nodes: Sequence[Any], images: str, logits: str) -> None:
         super().__init__()
+        self.content_digest = hashlib.sha256(json.dumps([nodes, images, logits]).encode()).hexdigest()
         self._places: dict[str, str] = {}
         for name, tensor in tensors.items():
             place = self._places[name] = f"tensor_{len(self._places)}"  # names in a file may hold anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -79,7 +80,8 @@ class Answers:
     def close(self) -> None:
         """Closes the table."""
         if self.table is not None:
-            self.table.close()
+            with self._spared():
+                self.table.close()
 
     def _shown(self, epoch: int, start: int) -> Iterator[Outputs]:
         """Yields the answers to an epoch's positions from ``start`` on, up to a block at a time.
@@ -110,7 +112,8 @@ class Answers:
         """Yields packed answers, a block at a time, out of the table as far as they are there."""
         size = self.blocks.size
         keys = self.blocks.layout.keys(rows, view)
-        table.claim()
+        with self._spared():
+            table.claim()
         missing = (~table.present(keys)).nonzero()[:, 0]
         learnt = self.blocks(rows[:0], view[:0])  # answers to the first of those missing
         for start in range(0, max(len(keys), 1), size):
@@ -146,12 +149,19 @@ class Answers:
         if self.storing:
             keys = layout.keys(rows, view)
             once = _first_of_each(keys)  # an epoch that shows images twice may show a view of them twice
-            try:
+            with self._spared():
                 table.write(keys[once], answers[once.to(answers.device)])
-            except OSError as error:  # a full disk must not end a run that can do without
-                self.storing = False
-                self.say(f"the teacher's answers are no longer kept: {error.strerror or error}")
         return answers[:count]
+
+    @contextmanager
+    def _spared(self) -> Iterator[None]:
+        """Ends the storing, not the run, if the disk refuses something: a run can do without a table."""
+        try:
+            yield
+        except OSError as error:
+            if self.storing:
+                self.say(f"the teacher's answers are no longer kept: {error.strerror or error}")
+            self.storing = False
 
 
 def plan(loader: TrainLoader, epoch: int) -> tuple[Tensor, Tensor]:

@@ -69,15 +69,21 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
             "block": str(blocks.size),
             "device": source.device.type,
             "torch": ".".join(torch.__version__.split(".")[:2]),
-            "stored": layout.stored,
+            "stored": layout.stored + f" into {blocks.teacher.network.head}" * ("feature" in layout.stored),
             "dtype": layout.dtype,
         }
     )
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Returns a SHA-256 over names, types, shapes and values of all parameters and buffers."""
+    """Returns a SHA-256 over names, types, shapes and values of all parameters and buffers.
+
+    Of a network that was read from a saved program also over what the file says beside them (``content_digest``).
+    """
     digest = hashlib.sha256()
+    for name, part in module.named_modules():
+        if isinstance(content := getattr(part, "content_digest", None), str):
+            digest.update(f"{name} {content}\n".encode())
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

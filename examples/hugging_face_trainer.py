@@ -36,8 +36,11 @@ class DistillationTrainer(Trainer):
         distiller.train()
         images, target = (part.to(self.args.device) for part in inputs)
         out = distiller(images, target, epoch=int(self.state.epoch or 0))
-        distiller.backward(out)
-        return out.loss.detach()
+        parts = (
+            self.current_gradient_accumulation_steps
+        )  # of a batch; both sides are aligned once, in the last
+        distiller.backward(out, last=self.accelerator.sync_gradients, scale=1 / parts)
+        return out.loss.detach() / parts
 
     def get_train_dataloader(self) -> DataLoader:
         return loader(self.train_dataset)  # only so that all examples see one order

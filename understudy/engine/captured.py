@@ -31,9 +31,12 @@ Record = Callable[[Callable[[], Passes]], tuple[Passes, Callable[[], None]]]
 
 
 def cuda_graph(function: Callable[[], Passes]) -> tuple[Passes, Callable[[], None]]:
-    """Records a function as a CUDA graph."""
+    """Records a function as a CUDA graph.
+
+    Only this thread is forbidden what a recording cannot hold: another one pins the memory of the batches to come.
+    """
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         left = function()
     return left, graph.replay
 

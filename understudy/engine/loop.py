@@ -301,7 +301,10 @@ def _train_epoch(job: Job, meters: Meters) -> Generator[None, None, bool]:
         saved = time.monotonic() if overdue else saved
         stopping, late = job.wishes.heard(job.stop.is_set(), overdue)
         if job.step % CHECK_EVERY == 0 or job.step == job.steps or late or stopping:
-            _settle(job, job.watch.look(job.epoch, job.step, last=job.step == job.steps))
+            began = time.perf_counter()  # this is where the steps of a GPU are waited for
+            finding = job.watch.look(job.epoch, job.step, last=job.step == job.steps)
+            job.seconds += time.perf_counter() - began
+            _settle(job, finding)
         if (late or stopping) and job.step < job.steps:
             meters.gather()
             job.meters = meters.state_dict()

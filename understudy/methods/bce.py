@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from understudy.interface import NonNegative, Outputs, Setup
-from understudy.methods.ce import known_targets, one_a_class, widened
+from understudy.methods.ce import constants, known_targets, one_a_class, widened
 from understudy.methods.logits import LogitMethod
 
 
@@ -57,9 +57,7 @@ class BinaryCrossEntropy(LogitMethod):
         """
         logits = widened(student["logits"])
         there = _rows(target, logits.shape[1])
-        weights = None
-        if self.pos_weight is not None:
-            weights = torch.tensor(self.pos_weight, dtype=logits.dtype, device=logits.device)
+        weights = None if self.pos_weight is None else constants(self.pos_weight, logits)
         losses = F.binary_cross_entropy_with_logits(
             logits, there.clamp_min(0).to(logits.dtype), pos_weight=weights, reduction="none"
         )

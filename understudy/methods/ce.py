@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import torch
@@ -53,13 +54,29 @@ class CrossEntropy(LogitMethod):
         losses = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
         if self.class_weights is None:
             return losses
-        weights = torch.tensor(self.class_weights, dtype=losses.dtype, device=losses.device)
-        return weights[target] * losses
+        return constants(self.class_weights, losses)[target] * losses
 
 
 def widened(logits: Tensor) -> Tensor:
     """Returns half-precision logits in float32, others as they are."""
     return logits.float() if logits.element_size() < 4 else logits
+
+
+def constants(values: tuple[float, ...] | Literal["auto"], like: Tensor) -> Tensor:
+    """Returns numbers of a setting, worked out by now, in a tensor's type and on its device; brought there once.
+
+    A copy in every step would be a wait for the device, and no step with one can be recorded.
+    """
+    assert values != "auto"
+    if torch.compiler.is_compiling():  # which makes constants of them
+        return torch.tensor(values, dtype=like.dtype, device=like.device)
+    return _constants(values, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # whoever asks first: it is kept for gradients, too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def one_a_class(

@@ -126,9 +126,11 @@ def _members(config: TeacherConfig, data: Splits, known: Published) -> tuple[lis
 
 
 def _check_order(theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Refuses a teacher of as many classes with other names; numbers for names say nothing."""
+    """Refuses a teacher of as many classes with other names; numbers for names say nothing beside names."""
     numbers = tuple(map(str, range(len(ours))))
-    if len(theirs) != len(ours) or tuple(theirs) == tuple(ours) or numbers in (tuple(theirs), tuple(ours)):
+    if len(theirs) != len(ours) or tuple(theirs) == tuple(ours):
+        return
+    if numbers in (tuple(theirs), tuple(ours)) and set(theirs) != set(ours):
         return
     at = next(k for k, (a, b) in enumerate(zip(theirs, ours, strict=True)) if a != b)
     raise ValueError(

@@ -92,6 +92,14 @@ def test_a_crowd_is_there_and_nobody_learns_from_it(folder, tmp_path):
     assert train.boxes_by_class.tolist() == [0, 0]
 
 
+def test_an_area_of_null_is_that_of_the_box(folder, tmp_path):
+    root = rewritten(folder, tmp_path, _with("annotations", area=None))
+    ours, theirs = (read_coco(place)[0].targets for place in (root, folder))
+    row = ours[ours[..., 0] >= 0]
+    assert ((row[:, 3] - row[:, 1]) * (row[:, 4] - row[:, 2]) > 0).all()
+    assert torch.equal(ours[..., :6], theirs[..., :6])
+
+
 def _without(key, part="annotations"):
     return lambda content: content[part][0].pop(key)
 
@@ -112,6 +120,9 @@ BAD = {
     "a word": (_with("annotations", bbox=[1, 2, 3, "x"]), r"bbox must be four numbers"),
     "not finite": (_with("annotations", bbox=[1, 2, 3, float("inf")]), r"bbox must be four numbers"),
     "size": (_with("images", width=97), r"00.png must be 97 x 64 pixels, as its annotations say, got 96 x 64"),
+    "no width": (_with("images", width=None), r"width and height must be whole numbers of pixels, got None and 64"),
+    "a text for a side": (_with("images", height="64"), r"whole numbers of pixels, got 96 and '64' in image 40"),
+    "area": (_with("annotations", area="large"), r"area must be a number of pixels, got 'large' in annotation 1"),
     "file": (_with("images", file_name="none.png"), r"none.png must be an image that can be read"),
     "classes": (_with("categories", name="ring"), r"train and val must have the same categories"),
 }  # fmt: skip

@@ -46,7 +46,13 @@ def test_every_kind_of_image_gives_the_same_pixels(tmp_path):
         (pil(COLOURS[0]), r"x item 1 must be a pair \(image, label\), got Image"),
         ((pil(COLOURS[0]), "cat"), "must have a class number for a label, got 'cat'"),
         ((torch.zeros(3, 8, 8), 0), "must hold pixels from 0 to 255 as uint8, got float32"),
-        ((3, 0), "must be an image of Pillow, a tensor, an array, bytes or a path, got int"),
+        ((3, 0), r"must be an image of Pillow, a tensor \(C, H, W\), an array, bytes or a path, got int"),
+        (
+            (np.zeros((3, 8, 8), np.uint8), 0),
+            r"got \(height, width, channels\) \(3, 8, 8\)\. Move the channels",
+        ),
+        ((torch.zeros(8, 8, 3, dtype=torch.uint8), 0), r"channels\) \(8, 3, 8\)\. Move the channels"),
+        ((torch.zeros(8, 8, dtype=torch.uint8), 0), r"got Tensor \(8, 8\)"),
         ((pil(COLOURS[0]), -1), r"labels of x must lie in \[0, 1\), got -1"),
     ],
 )
@@ -68,12 +74,22 @@ class Pairs:
         return pil(COLOURS[i]), i % 2
 
 
+class Others(Pairs):
+    classes = ("blue", "red")
+
+
+def fails():
+    raise RuntimeError("Dataset not found. You can use download=True to download it")
+
+
 @pytest.fixture
 def users(monkeypatch):
     module = types.ModuleType("users_data")
     module.both = lambda: (Pairs(4), Pairs(2))
     module.one = lambda root="": Pairs(4)
     module.none = lambda: None
+    module.others = lambda: (Pairs(4), Others(2))
+    module.fails = fails
     monkeypatch.setitem(sys.modules, "users_data", module)
 
 
@@ -91,6 +107,11 @@ def test_a_function_of_the_users_is_a_data_set(users):
             "must be a function that can be called, got: module 'users_data' has no attribute",
         ),
         ("no_such_module:x", "No module named"),
+        ("users_data:fails", "must be a function that can be called, got: Dataset not found"),
+        (
+            "users_data:others",
+            r"train and test of users_data:others must have the same \.classes, got others",
+        ),
         ("users_data:none", "must return a collection with a length, or a pair of them, got NoneType"),
     ],
 )
@@ -197,6 +218,49 @@ def test_lists_of_labels_in_a_hugging_face_set_are_several_labels_an_image(tmp_p
 def test_a_wrong_split_or_column_is_named(saved, options, message):
     with pytest.raises(ValueError, match=message):
         load("hf", root=saved, **options)
+
+
+def one_split(labels, names=None, images=None):
+    label = datasets.ClassLabel(names=names) if names else datasets.Value("int64")
+    features = datasets.Features({"image": datasets.Image(), "label": label})
+    rows = {"image": images or [pil(COLOURS[i % 4]) for i in range(len(labels))], "label": labels}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+def saved_as(folder, **splits):
+    datasets.DatasetDict(splits).save_to_disk(str(folder / "set"))
+    return str(folder / "set")
+
+
+def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
+    root = saved_as(
+        tmp_path, train=one_split([0, 1, 2], ["cat", "dog", "emu"]), test=one_split([0, 1], ["cat", "emu"])
+    )
+    with pytest.raises(ValueError, match=r"splits train and test of .* must number the same classes alike"):
+        load("hf", root=root)
+
+
+def test_a_split_is_not_train_and_test(saved, tmp_path):
+    assert load("hf", root=saved, train="validation").test is None
+    with pytest.raises(ValueError, match="must be two splits, got train for both"):
+        load("hf", root=saved, test="train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "got"),
+    [([0, None, 1], "None in row 1"), ([0.0, 1.0, 2.0], "0.0 in row 0"), (["a", "b"], "'a' in row 0")],
+)
+def test_labels_that_are_no_class_numbers_are_named(tmp_path, labels, got):
+    rows = {"image": [pil(COLOURS[i]) for i in range(len(labels))], "label": labels}
+    root = saved_as(tmp_path, train=datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()))
+    with pytest.raises(ValueError, match=f"must be class numbers in column 'label', got {got}"):
+        load("hf", root=root)
+
+
+def test_a_row_without_an_image_is_named(tmp_path):
+    root = saved_as(tmp_path, train=one_split([0, 1], images=[pil(COLOURS[0]), None]))
+    with pytest.raises(ValueError, match=r"set/train row 1 must have an image, got none"):
+        load("hf", root=root)
 
 
 def test_a_hub_name_is_not_fetched_unless_asked(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from PIL import Image
 
 from understudy.data import DATASETS, load
 from understudy.data.normalisation import pixel_statistics
@@ -59,6 +60,29 @@ def test_normalisation_is_that_of_all_training_images_whatever_is_held_out():
     assert (whole.mean, whole.std) == pixel_statistics(whole.train.images)
     part = load("digits", val=0.3, limit=50)
     assert (part.mean, part.std) == (whole.mean, whole.std)
+
+
+def test_test_images_can_be_left_out():
+    assert load("digits", test=False).test is None
+
+
+def test_training_and_test_images_must_have_one_size(tmp_path):
+    for part, size in (("train", 16), ("test", 24)):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (size, size), 40 if name == "a" else 90).save(tmp_path / part / name / "0.png")
+    folders = {"train": str(tmp_path / "train"), "test": str(tmp_path / "test")}
+    with pytest.raises(ValueError, match=r"must have one size, got 16×16 and 24×24\. Set data\.image_size"):
+        load("imagefolder", **folders)
+    assert load("imagefolder", image_size=16, **folders).test.image_size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"), [("imagefolder", ["a", "b"]), ("manifest", ["a.csv"]), ("parquet", [])]
+)
+def test_a_list_of_paths_is_refused_where_there_is_one(name, paths):
+    with pytest.raises(ValueError, match=r"data\.train must be one path, for parquet also a list of some"):
+        load(name, train=paths)
 
 
 def test_normalisation_can_be_given():

@@ -50,6 +50,44 @@ def test_whole_numbers_are_class_numbers(images):
     assert train.num_classes == 11
 
 
+@pytest.mark.parametrize("numbers", [["2.0", "0.0", "10.0"], ["002", "0", "10"], ["2", "0.", "010"]])
+def test_numbers_as_pandas_writes_them_are_class_numbers(images, numbers):
+    train = load(
+        "manifest", train=table(images, [(p, n) for (p, _), n in zip(ROWS, numbers * 2, strict=True)])
+    )
+    assert train.train.targets.tolist() == [2, 0, 10] * 2
+    assert train.train.classes == tuple(map(str, range(11)))
+
+
+def test_zeros_in_front_stay_in_a_name(images):
+    train = load(
+        "manifest", train=table(images, [(p, "01" if i else "ab") for i, (p, _) in enumerate(ROWS)])
+    ).train
+    assert train.classes == ("01", "ab")
+
+
+@pytest.mark.parametrize(("name", "nothing"), [("a.csv", "-1"), ("a.json", float("nan")), ("a.json", -1)])
+def test_what_stands_for_no_label_is_none(images, name, nothing):
+    rows = [(p, nothing if i == 1 else i % 2) for i, (p, _) in enumerate(ROWS)]
+    train = load("manifest", train=table(images, rows, name)).train
+    assert train.targets.tolist() == [0, -1, 0, 1, 0, 1]
+    assert train.classes == ("0", "1")
+
+
+def test_numbers_of_anything_but_classes_are_refused(images):
+    rows = [(p, 1_700_000_000 + i) for i, (p, _) in enumerate(ROWS)]
+    with pytest.raises(
+        ValueError, match=r"must be class numbers from 0, got 1700000005\. Set data\.label_column"
+    ):
+        load("manifest", train=table(images, rows))
+
+
+def test_one_table_is_not_train_and_test(images):
+    path = table(images, ROWS)
+    with pytest.raises(ValueError, match="must be two tables"):
+        load("manifest", train=path, test=path)
+
+
 def test_columns_and_root_can_be_named(images):
     rows = [(p.removeprefix("images/"), label) for p, label in ROWS]
     path = table(images, rows, columns=("file", "kind"))

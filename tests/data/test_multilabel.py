@@ -47,6 +47,29 @@ def test_lists_need_no_setting(folder):
     assert (train.classes, train.targets.tolist()) == (("a", "b", "c"), ROWS)
 
 
+@pytest.mark.parametrize("cells", [[[0, 2, 10], [2]], [["0", "2.0", "10"], ["02"]]])
+def test_lists_of_numbers_are_class_numbers(folder, cells):
+    train = load("manifest", train=json_of(folder, cells)).train
+    assert train.classes == tuple(map(str, range(11)))
+    assert [row.nonzero().flatten().tolist() for row in train.targets] == [[0, 2, 10], [2]]
+
+
+def test_what_is_held_out_must_have_a_class(folder):
+    table = json_of(folder, [["cat", "dog"], [], [], []])
+
+    def held_out(seed):
+        try:
+            return load("manifest", train=table, val=0.25, split_seed=seed).val.targets.tolist()
+        except ValueError as error:
+            return str(error)
+
+    found = [held_out(seed) for seed in range(20)]
+    refused = [text for text in found if isinstance(text, str)]
+    assert 0 < len(refused) < 20
+    assert all("must hold out an image that has a class, got none among 1." in text for text in refused)
+    assert all(other == [[1, 1]] for other in found if not isinstance(other, str))
+
+
 def test_columns_of_1_and_0(folder):
     cells = ["1,0,yes", "0,1.0,False", "0,0,0", "-1,,"]
     train = load(

@@ -139,6 +139,14 @@ class Pictures:
         return picture(i), self.targets[i]
 
 
+class Contradicting(Pictures):
+    """One whose items have other labels than it says."""
+
+    def __getitem__(self, i):
+        image, label = super().__getitem__(i)
+        return image, (label + 1) % 3 if i == 17 else label
+
+
 class Unlabelled(Pictures):
     """One that does not."""
 
@@ -165,6 +173,11 @@ def test_a_collection_of_ones_own_is_left_where_it_knows_its_labels(monkeypatch)
     held, left = (load("own_pictures:Pictures", image_size=16, resident=r, workers=0) for r in (True, False))
     assert torch.equal(left.train.in_memory(), held.train.in_memory())
     assert torch.equal(left.train.targets, held.train.targets)
+    left = load(
+        "own_pictures:Contradicting", image_size=16, resident=False, workers=0, mean=[0.5] * 3, std=[1.0] * 3
+    )
+    with pytest.raises(ValueError, match=r"item 17 must have the label that \.targets says, 2, got 0"):
+        left.train.in_memory()
     assert load("own_pictures:Unlabelled", image_size=16).train.resident
     with pytest.raises(ValueError, match=r"must have \.targets, a class number for each of its 30 items"):
         load("own_pictures:Unlabelled", image_size=16, resident=False)

@@ -48,6 +48,14 @@ def test_sizes_and_places_are_those_of_the_images_as_read():
     assert scores == pytest.approx({"ap": 100, "ap50": 100, "ap75": 100, "ap_medium": 100})
 
 
+def test_what_is_measured_is_left_as_it_was():
+    truth, said = target((1, 0, 0, 8, 8, 0, 64), scale=2.0)[None], found((0, 0, 8, 8, 0.9, 1))[None].double()
+    before = said.clone()
+    first = detection_scores(said, truth, 1)
+    assert torch.equal(said, before)
+    assert detection_scores(said, truth, 1) == first
+
+
 def test_a_detection_in_a_crowd_counts_for_nothing():
     crowd = (0, 60, 0, 110, 50, 1, 2500)
     truth = target((1, 0, 0, 50, 50, 0, 2500), crowd)

@@ -200,7 +200,9 @@ def test_images_without_masks_teach_by_the_teacher_alone():
     [
         (torch.zeros(2, dtype=torch.int64), r"must be int64 masks of shape \(B, H, W\), got torch.int64 .*\(2,\)"),
         (torch.zeros(2, 32, 48, dtype=torch.uint8), r"got torch.uint8"),
-        (torch.full((2, 32, 48), 3), r"masks must hold class numbers below 3, or 255 .* got 3\."),
+        (torch.full((2, 32, 48), 3), r"masks must hold class numbers from 0 to 2, or 255 .* got 3\."),
+        (torch.full((2, 32, 48), -100), r"masks must hold class numbers from 0 to 2, or 255 .* got -100\."),
+        (torch.arange(48).expand(2, 32, 48).eq(7).long().neg(), r"from 0 to 2, or 255 .* got -1\."),
     ],
 )  # fmt: skip
 def test_wrong_targets_give_one_clear_line(target, match):

@@ -123,6 +123,11 @@ def load(
             f"{_nearest(name, DATASETS)}"
         )
     reader = partial(read_python, name) if ":" in name else DATASETS[name]
+    without_test = options.get("test") is False
+    if without_test:
+        takes = ":" not in name and "test" in inspect.signature(reader).parameters
+        own = {"test": None} if takes else {}
+        options = {key: value for key, value in options.items() if key != "test"} | own
     if ":" not in name:
         options = _check_options(name, options)
     if isinstance(options.get("image_size"), Sequence) and name not in _OBLONG:
@@ -130,6 +135,14 @@ def load(
             f"data.image_size must be one number for {name}, got {options['image_size']}. Images of classes are squares"
         )
     read, test = reader(**options)
+    test = None if without_test else test
+    whole = not isinstance(
+        read, MaskSet | BoxSet
+    )  # images with masks or boxes are measured at a size of their own
+    if test is not None and whole and test.image_size != read.image_size:
+        raise ValueError(
+            f"training and test images must have one size, got {_size(read)} and {_size(test)}. Set data.image_size"
+        )
     if read.num_classes < 2 and not isinstance(read, BoxSet):  # which has the background besides
         raise ValueError(
             f"{read.name} must have two classes or more, got only {read.classes[0]!r}. Add images of another class"
@@ -141,6 +154,10 @@ def load(
     check_statistics(mean, std, read.channels)
     train, held = hold_out(read, val, split_seed)
     return Splits(keep(train, limit, split_seed), held, test, tuple(mean), tuple(std))
+
+
+def _size(images: ImageSet) -> str:
+    return "×".join(map(str, images.image_size))
 
 
 def _sample(images: ImageSet) -> Tensor | Iterable[Tensor]:
@@ -168,6 +185,12 @@ def _check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(
                 f"options of data set {name!r} must be among {', '.join(known)}, got {option!r}. "
                 f"{_nearest(option, known)}"
+            )
+    for option in ("train", "test"):
+        value = options.get(option)
+        if isinstance(value, list | tuple) and (name != "parquet" or not value):
+            raise ValueError(
+                f"data.{option} must be one path, for parquet also a list of some, got {value!r} for {name}. Correct it"
             )
     for option, kind in own.items():
         if kind.default is kind.empty and option not in options:

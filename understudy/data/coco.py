@@ -187,7 +187,7 @@ def _images(
 ) -> tuple[list[_Image], int]:
     """Returns the images in the order of the file, and how many boxes were dropped."""
     numbers = {number: k for k, number in enumerate(sorted(e["id"] for e in content["categories"]), start=1)}
-    sizes = {entry["id"]: (entry["width"], entry["height"]) for entry in content["images"]}
+    sizes = {entry["id"]: _size(entry, file) for entry in content["images"]}
     rows: dict[Any, list[list[float]]] = defaultdict(list)
     dropped = 0
     for entry in content["annotations"]:
@@ -205,7 +205,7 @@ def _images(
             dropped += 1
             continue
         crowd = float(bool(entry.get("iscrowd", 0)))
-        area = float(entry.get("area", width * height))
+        area = _area(entry, width * height, file)
         number = numbers[category]
         rows[image].append([0.0 if crowd else number, left, top, right, bottom, crowd and number, area])
     images = [
@@ -213,6 +213,26 @@ def _images(
         for entry in content["images"]
     ]
     return images, dropped
+
+
+def _size(entry: Mapping[str, Any], file: Path) -> tuple[int, int]:
+    sides = entry["width"], entry["height"]
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(
+            f"width and height must be whole numbers of pixels, got {sides[0]!r} and {sides[1]!r} in image "
+            f"{entry.get('id', '?')} of {file}. Correct them"
+        )
+    return sides
+
+
+def _area(entry: Mapping[str, Any], of_box: float, file: Path) -> float:
+    """Returns the area of an object; that of its box, where the file says none."""
+    area = entry.get("area")
+    if area is not None and not (isinstance(area, int | float) and math.isfinite(area)):
+        raise ValueError(
+            f"area must be a number of pixels, got {area!r} in annotation {entry.get('id', '?')} of {file}. Correct it"
+        )
+    return of_box if area is None else float(area)
 
 
 def _box(entry: Mapping[str, Any], file: Path) -> tuple[float, float, float, float]:

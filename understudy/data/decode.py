@@ -22,6 +22,10 @@ Source: TypeAlias = bytes | Path | Image.Image
 """An image: the bytes of a file, its path, or one of Pillow's."""
 
 
+_FIRST_OF_SEVERAL = ("MPO", "TIFF")
+"""Formats whose further pictures are previews, depths or pages, not moments: the first one is the image."""
+
+
 def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
     """Returns one image as ``(C, H, W)`` uint8 pixels, upright.
 
@@ -40,7 +44,7 @@ def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArra
     """
     try:
         with _opened(source) as opened:
-            if getattr(opened, "n_frames", 1) > 1:
+            if getattr(opened, "n_frames", 1) > 1 and opened.format not in _FIRST_OF_SEVERAL:
                 raise ValueError(f"an animation of {opened.n_frames} frames, not one image")
             ImageOps.exif_transpose(opened, in_place=True)
             image = _eight_bits(opened).convert("RGB" if channels == 3 else "L")

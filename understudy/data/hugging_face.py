@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.decode import Source
-from understudy.data.images import ImageSet
+from understudy.data.images import ImageSet, numbered
 from understudy.data.multilabel import MultiLabelSet, Numbers, from_numbers
 from understudy.data.undecoded import Form, Resident, read_images
 
@@ -51,7 +51,8 @@ def read_hugging_face(
 
     Raises:
         ValueError: ``datasets`` is not installed; there is no such folder, and the hub does not answer; a split or
-            column is missing; an image cannot be read; sizes differ; the images do not fit.
+            column is missing, or both splits are one; they number their classes otherwise; a label is no class number;
+            an image cannot be read; sizes differ; the images do not fit.
     """
     try:
         datasets = importlib.import_module("datasets")
@@ -62,7 +63,12 @@ def read_hugging_face(
     with _quiet(datasets):
         splits = _open(datasets, str(root), download)
         names = {"train": train}
-        found_test = test or next((name for name in ("test", "validation") if name in splits), None)
+        others = (name for name in ("test", "validation") if name in splits and name != train)
+        found_test = test or next(others, None)
+        if found_test == train:
+            raise ValueError(
+                f"data.train and data.test must be two splits, got {train} for both. Choose another"
+            )
         if found_test is not None:
             names["test"] = found_test
         for option, name in names.items():
@@ -72,8 +78,16 @@ def read_hugging_face(
                 )
             _check_columns(splits[name], f"{root}/{name}", (image_column, label_column))
         form = Form(image_size, channels, max_gib, resident, workers)
-        labels = {option: _labels(splits[name], label_column) for option, name in names.items()}
-        classes = _classes(splits[train], label_column, labels["train"])
+        labels = {
+            option: _labels(splits[name], label_column, f"{root}/{name}") for option, name in names.items()
+        }
+        classes = _classes(splits[train], label_column, labels["train"], f"{root}/{train}")
+        theirs = _names(splits[names["test"]], label_column) if "test" in names else None
+        if theirs is not None and list(theirs) != list(classes):
+            raise ValueError(
+                f"splits {train} and {names['test']} of {root} must number the same classes alike, got others. Encode "
+                "the labels of all splits together"
+            )
         sets = {
             option: _read(
                 datasets, splits[name], labels[option], classes, f"{root}/{name}", image_column, form
@@ -113,26 +127,60 @@ def _check_columns(split: Any, name: str, columns: tuple[str, str]) -> None:
             )
 
 
-def _labels(split: Any, column: str) -> Tensor | Numbers:
-    """Returns of every image its class's number, or the list of those of its classes."""
-    labels = split.with_format(None)[column][:]
-    return list(labels) if any(isinstance(label, list) for label in labels) else torch.tensor(labels)
+def _labels(split: Any, column: str, name: str) -> Tensor | Numbers:
+    """Returns of every image its class's number, or the list of those of its classes.
+
+    Raises:
+        ValueError: a label is no class number, nor a list of them.
+    """
+    labels = list(split.with_format(None)[column][:])
+    several = any(isinstance(label, list) for label in labels)
+    wrong = [not (_are_numbers(label) if several else _is_number(label)) for label in labels]
+    if any(wrong):
+        row = wrong.index(True)
+        raise ValueError(
+            f"labels of {name} must be class numbers in column {column!r}, got {labels[row]!r} in row {row}. Encode "
+            "them with datasets (class_encode_column), or set data.label_column"
+        )
+    return labels if several else torch.tensor(labels)
 
 
-def _classes(split: Any, column: str, labels: Tensor | Numbers) -> list[str]:
+def _are_numbers(labels: object) -> bool:
+    return labels is None or (isinstance(labels, list) and all(map(_is_number, labels)))
+
+
+def _is_number(label: object) -> bool:
+    return isinstance(label, int) and not isinstance(label, bool)
+
+
+def _classes(split: Any, column: str, labels: Tensor | Numbers, name: str) -> Sequence[str]:
     """Returns the names of the classes, by default their numbers."""
+    names = _names(split, column)
+    if names is not None:
+        return names
+    numbers = (
+        labels.tolist() if isinstance(labels, Tensor) else [n for listed in labels for n in listed or ()]
+    )
+    return numbered(max(numbers, default=0), name)
+
+
+def _names(split: Any, column: str) -> Sequence[str] | None:
+    """Returns the names of the classes, where the split has some."""
     feature = split.features[column]
     feature = (
         feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
     )  # of lists: their items
-    numbers = (
-        labels.tolist() if isinstance(labels, Tensor) else [n for listed in labels for n in listed or ()]
-    )
-    return getattr(feature, "names", None) or [str(number) for number in range(max(numbers, default=0) + 1)]
+    return getattr(feature, "names", None)
 
 
 def _read(
-    datasets: Any, split: Any, labels: Tensor | Numbers, classes: list[str], name: str, image: str, form: Form
+    datasets: Any,
+    split: Any,
+    labels: Tensor | Numbers,
+    classes: Sequence[str],
+    name: str,
+    image: str,
+    form: Form,
 ) -> ImageSet:
     rows = _Rows(split.cast_column(image, datasets.Image(decode=False)), image, name)
     images = read_images(rows, name, form)
@@ -152,6 +200,8 @@ class _Rows:
 
     def __getitem__(self, position: int) -> Source:
         image = self._split[position][self._column]
+        if image is None:
+            raise ValueError(f"{self.name(position)} must have an image, got none. Take the row out")
         return image["bytes"] if image["bytes"] is not None else Path(image["path"])
 
     def name(self, position: int) -> str:

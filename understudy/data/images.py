@@ -11,6 +11,23 @@ from torch import Tensor
 from understudy.data.decode import check_some
 from understudy.data.undecoded import Undecoded
 
+MOST_CLASSES = 1_000_000
+"""More are no classes, but numbers of images or of moments in a column of the wrong name."""
+
+
+def numbered(highest: int, name: str) -> tuple[str, ...]:
+    """Returns the names of classes that have only numbers, 0 to ``highest``.
+
+    Raises:
+        ValueError: there would be more than :data:`MOST_CLASSES`.
+    """
+    if highest >= MOST_CLASSES:
+        raise ValueError(
+            f"labels of {name} must be class numbers from 0, got {highest}. Set data.label_column, or number the "
+            "classes from 0"
+        )
+    return tuple(map(str, range(highest + 1)))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageSet:

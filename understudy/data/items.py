@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from understudy.data.decode import Source
-from understudy.data.images import ImageSet
+from understudy.data.images import ImageSet, numbered
 from understudy.data.undecoded import Form, Resident, leave_encoded
 
 _BLOCK = 256  # images held undecoded at once
@@ -52,10 +52,10 @@ def read_items(
     count, form = len(items), Form(image_size, channels, max_gib, resident, workers)
     known = getattr(items, "targets", None)
     if known is not None and len(known) == count:
-        left = leave_encoded(_Items(items, name), name, form)
+        left = leave_encoded(_Items(items, known, name), name, form)
         if left is not None:
-            labels = torch.tensor([_class_number(label, f"{name} item {i}") for i, label in enumerate(known)])
-            return ImageSet.read(left, labels, _class_names(items, classes, labels.tolist()), name)
+            labels = [_class_number(label, f"{name} item {i}") for i, label in enumerate(known)]
+            return ImageSet.read(left, torch.tensor(labels), _class_names(items, classes, labels, name), name)
     elif resident is False:
         raise ValueError(
             f"{name} must have .targets, a class number for each of its {count} items, to be left undecoded, got none. "
@@ -68,26 +68,33 @@ def read_items(
         first = len(targets)
         stack.add([image for image, _ in block], lambda i, first=first: f"{name} item {first + i}")
         targets += [label for _, label in block]
-    found = _class_names(items, classes, targets)
+    found = _class_names(items, classes, targets, name)
     return ImageSet.read(stack.images(), torch.tensor(targets), found, name)
 
 
-def _class_names(items: Any, classes: Sequence[str] | None, targets: Sequence[int]) -> list[str]:
-    found = classes or getattr(items, "classes", None) or range(max(targets) + 1)
+def _class_names(items: Any, classes: Sequence[str] | None, targets: Sequence[int], name: str) -> list[str]:
+    found = classes or getattr(items, "classes", None) or numbered(max(targets), name)
     return [str(c) for c in found]
 
 
 class _Items:
-    """Images of a collection, each asked for when it is needed."""
+    """Images of a collection, each asked for when it is needed; what labels it gives then must be those known."""
 
-    def __init__(self, items: Any, name: str) -> None:
-        self._items, self._name = items, name
+    def __init__(self, items: Any, labels: Sequence[Any], name: str) -> None:
+        self._items, self._labels, self._name = items, labels, name
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, position: int) -> Source:
-        return _pair(self._items[position], self.name(position))[0]
+        image, label = _pair(self._items[position], self.name(position))
+        known = _class_number(self._labels[position], self.name(position))
+        if label != known:
+            raise ValueError(
+                f"{self.name(position)} must have the label that .targets says, {known}, got {label}. "
+                "Make them agree, or set data.resident=true"
+            )
+        return image
 
     def name(self, position: int) -> str:
         return f"{self._name} item {position}"
@@ -113,7 +120,7 @@ def read_python(
     try:
         made: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         found = made(**options)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"data.name {name} must be a function that can be called, got: {error}. Check module and function"
         ) from error
@@ -128,6 +135,12 @@ def read_python(
     train = read_items(parts[0], f"{name}/train", classes, *form)
     if parts[1] is None:
         return train, None
+    theirs = getattr(parts[1], "classes", None)
+    if theirs is not None and tuple(map(str, theirs)) != train.classes:
+        raise ValueError(
+            f"train and test of {name} must have the same .classes, got others, so that labels would mean others. "
+            "Number the classes of both alike"
+        )
     return train, read_items(parts[1], f"{name}/test", train.classes, *form)
 
 
@@ -156,11 +169,17 @@ def _source(image: Any, where: str) -> Source:
             raise ValueError(
                 f"{where} must hold pixels from 0 to 255 as uint8, got {image.dtype}. Leave out ToTensor"
             )
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+            raise ValueError(
+                f"{where} must be a tensor (C, H, W) or an array (H, W, C) of 1, 3 or 4 channels, got (height, width, "
+                f"channels) {image.shape}. Move the channels"
+            )
         return Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image)
     if isinstance(image, str):
         return Path(image).expanduser()
     if isinstance(image, (Image.Image, bytes, Path)):
         return image
     raise ValueError(
-        f"{where} must be an image of Pillow, a tensor, an array, bytes or a path, got {type(image).__name__}"
+        f"{where} must be an image of Pillow, a tensor (C, H, W), an array, bytes or a path, got "
+        f"{type(image).__name__}{f' {tuple(image.shape)}' if isinstance(image, Tensor) else ''}. Return one of these"
     )

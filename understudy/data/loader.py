@@ -10,13 +10,14 @@ from torch import Tensor
 
 from understudy.data.boxes import BoxSet, mirrored
 from understudy.data.images import ImageSet
+from understudy.data.masks import MaskSet
 from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
 from understudy.data.order import epoch_order
 from understudy.data.policy import Augment
 from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.undecoded import Undecoded
-from understudy.data.views import PadCropFlip
+from understudy.data.views import NO_AUGMENT, PadCropFlip
 from understudy.interface import Batch
 from understudy.widest import exact_place
 
@@ -68,8 +69,8 @@ class TrainLoader:
             balance: how far rare classes are shown more often, 0 to 1 (:func:`understudy.data.order.epoch_order`).
 
         Raises:
-            ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, or images
-                without label would have to be balanced.
+            ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, images
+                without label would have to be balanced, or ``augment`` leaves masks or boxes where they were.
         """
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
@@ -77,6 +78,17 @@ class TrainLoader:
                 f"train.batch_size must be at most the {len(image_set)} training images with train.drop_last, got "
                 f"{batch_size}. Lower it or keep the last batch"
             )
+        whole, mirrored_only = NO_AUGMENT, PadCropFlip(pad=0)
+        seen_alike = {
+            MaskSet: isinstance(augment, ScaleCropFlip) or augment == whole,
+            BoxSet: augment in (whole, mirrored_only),
+        }
+        for kind, alike in seen_alike.items():
+            if isinstance(image_set, kind) and not alike:
+                raise ValueError(
+                    "augment must show images and what is marked on them alike, got "
+                    f"{augment!r}. Use ScaleCropFlip for masks, PadCropFlip(0) for boxes"
+                )
         if balance and bool((image_set.targets < 0).any()):
             raise ValueError(
                 f"data.balance must be 0 where training images have no label, got {balance}. Label them"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.data.images import ImageSet
-from understudy.data.multilabel import MultiLabelSet, Rows, from_columns, from_names
+from understudy.data.images import ImageSet, numbered
+from understudy.data.multilabel import MultiLabelSet, Rows, are_numbers, as_number, from_columns, from_names
 from understudy.data.undecoded import Files, Form, Resident, read_images
 
 UNLABELLED = -1
@@ -36,8 +36,8 @@ def read_manifest(
     """Returns the images that a table lists.
 
     ``.csv`` with a header, ``.json`` (a list of objects) or ``.jsonl``. Labels are names, numbered in sorted order, or
-    class numbers if all are whole numbers. A training image whose label is empty has none, and only terms that use no
-    labels can learn from it.
+    class numbers if all are whole numbers. A training image whose label is empty (or -1, or not a number) has none, and
+    only terms that use no labels can learn from it.
 
     Images may have several classes each: lists of names (JSON), names joined by ``label_separator``, or a column of 1
     and 0 for every class (``label_columns``). See :mod:`understudy.data.multilabel` for what an empty cell means.
@@ -57,12 +57,14 @@ def read_manifest(
         workers: processes that decode them otherwise, by default one a processor.
 
     Raises:
-        ValueError: a table cannot be read, lacks a column, or leads out of ``root``; a label is missing; an image
-            cannot be read; sizes differ; the images do not fit.
+        ValueError: a table cannot be read, is given twice, lacks a column, or leads out of ``root``; a label is
+            missing; an image cannot be read; sizes differ; the images do not fit.
     """
     tables = {"train": Path(train).expanduser()}
     if test is not None:
         tables["test"] = Path(test).expanduser()
+        if tables["test"].resolve() == tables["train"].resolve():
+            raise ValueError(f"data.train and data.test must be two tables, got {train} for both. Divide it")
     rows = {option: _rows(path, option) for option, path in tables.items()}
     if label_separator is not None and label_columns is not None:
         raise ValueError(
@@ -92,6 +94,8 @@ def _one_each(
 ) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     """Returns the classes and the class numbers of every table, of rows that give an image one label."""
     labels = {option: [_label(row, column) for row in found] for option, found in rows.items()}
+    if are_numbers(label for label in labels["train"] if label is not None):
+        labels = {o: [None if x is None else as_number(x) for x in found] for o, found in labels.items()}
     classes = _classes([label for label in labels["train"] if label is not None], tables["train"])
     numbers: dict[str | None, int] = {name: number for number, name in enumerate(classes)}
     numbers[None] = UNLABELLED
@@ -128,14 +132,17 @@ def _rows(path: Path, option: str) -> list[Mapping[str, Any]]:
 
 def _label(row: Mapping[str, Any], column: str) -> str | None:
     value = row.get(column)
-    return None if value is None or str(value).strip() == "" else str(value).strip()
+    text = (
+        "" if value is None or value != value else str(value).strip()
+    )  # JSON's NaN: a gap in a table of pandas
+    return None if text in ("", "-1", "-1.0") else text
 
 
 def _classes(labels: Sequence[str], path: Path) -> tuple[str, ...]:
     if not labels:
         raise ValueError(f"{path} must give some image a label, got none. Check data.label_column")
-    if all(label.isdecimal() for label in labels):
-        return tuple(map(str, range(max(map(int, labels)) + 1)))
+    if are_numbers(labels):
+        return numbered(max(map(int, labels)), str(path))
     return tuple(sorted(set(labels)))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 
 from understudy.data.decode import check_some
-from understudy.data.images import ImageSet
+from understudy.data.images import ImageSet, numbered
 
+_NUMBER = re.compile(r"\d+(\.0*)?")
 _THERE, _ABSENT, _UNKNOWN = 1, 0, -1
 _CELLS = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), _THERE),
@@ -64,10 +66,11 @@ class MultiLabelSet(ImageSet):
 def from_names(
     rows: Rows, column: str, separator: str | None, path: Path
 ) -> tuple[list[str], dict[str, Tensor]]:
-    """Returns the classes, sorted, and the targets of every table, from rows that list an image's classes.
+    """Returns the classes and the targets of every table, from rows that list an image's classes.
 
-    Whatever is not listed is not there. A row without a list (an empty cell, ``null``) says nothing of its image; an
-    empty list, or a lone separator, that none of the classes is there.
+    Classes are names in sorted order, or class numbers if all are whole numbers. Whatever is not listed is not there.
+    A row without a list (an empty cell, ``null``) says nothing of its image; an empty list, or a lone separator, that
+    none of the classes is there.
 
     Args:
         rows: of every table.
@@ -82,15 +85,23 @@ def from_names(
         option: [_names(row, column, separator, f"{option} row {i}") for i, row in enumerate(found, start=1)]
         for option, found in rows.items()
     }
-    classes = sorted({name for names in lists["train"] for name in names or ()})
-    if not classes:
+    found = {name for names in lists["train"] for name in names or ()}
+    if are_numbers(found):
+        found = {as_number(name) for name in found}
+        lists = {
+            option: [None if names is None else [as_number(name) for name in names] for names in rows_of]
+            for option, rows_of in lists.items()
+        }
+    if not found:
         raise ValueError(
             f"labels of {path} must have a class in some image, got none. Check data.label_column"
         )
+    numeric = are_numbers(found)
+    classes = list(numbered(max(map(int, found)), str(path))) if numeric else sorted(found)
     numbers, targets = {name: i for i, name in enumerate(classes)}, {}
-    for option, found in lists.items():
-        table = torch.full((len(found), len(classes)), _ABSENT, dtype=torch.int8)
-        for i, names in enumerate(found):
+    for option, listed in lists.items():
+        table = torch.full((len(listed), len(classes)), _ABSENT, dtype=torch.int8)
+        for i, names in enumerate(listed):
             if names is None:
                 table[i] = _UNKNOWN
                 continue
@@ -159,6 +170,16 @@ def _names(row: Mapping[str, Any], column: str, separator: str | None, where: st
             "Make it a list, or set data.label_separator"
         )
     return [name.strip() for name in text.split(separator) if name.strip()]
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Returns whether all labels are whole numbers; as one of several names ``01`` may be a name, too."""
+    return all(_NUMBER.fullmatch(label) for label in labels)
+
+
+def as_number(label: str) -> str:
+    """Returns a whole number as such, ``2`` for ``2.0`` (as pandas writes it beside gaps) and ``002``, or the label."""
+    return str(int(label.partition(".")[0])) if _NUMBER.fullmatch(label) else label
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str) -> int:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from understudy.data.images import ImageSet
+from understudy.data.images import ImageSet, numbered
 from understudy.data.multilabel import MultiLabelSet, Numbers, from_numbers
 from understudy.data.undecoded import Form, Resident, leave_encoded
 
@@ -184,8 +184,7 @@ def _classes(parts: Sequence[Sequence[_Shard]]) -> tuple[str, ...]:
             )
     if named and named[0].names is not None:
         return named[0].names
-    highest = max((shard.highest for shard in parts[0]), default=0)
-    return tuple(str(c) for c in range(highest + 1))
+    return numbered(max((shard.highest for shard in parts[0]), default=0), str(parts[0][0].path))
 
 
 def _files(source: Paths, option: str) -> list[Path]:

@@ -70,6 +70,10 @@ def hold_out(train: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageS
             "Choose another share"
         )
     held = labelled[stratified(kind[labelled], count, seed)]
+    if isinstance(train, MultiLabelSet) and not (train.targets[held.to(train.targets.device)] == 1).any():
+        raise ValueError(
+            f"data.val must hold out an image that has a class, got none among {count}. Choose a larger share"
+        )
     return train.subset(complement(held, len(train))), train.subset(held)
 
 

@@ -141,7 +141,7 @@ def _objects(target: Tensor) -> list[dict[str, Any]]:
 
 def _found(found: Tensor, target: Tensor) -> NDArray[np.float64]:
     """Returns rows of image, box as left, top, width and height, score and class."""
-    boxes = found.double().cpu()
+    boxes = found.double().cpu().clone()  # of float64 on a CPU the first two make no copy
     boxes[..., :4] /= target[:, :1, 7:8].double().cpu()
     boxes[..., 2:4] -= boxes[..., :2]
     image, place = (boxes[..., 4] > 0).nonzero(as_tuple=True)

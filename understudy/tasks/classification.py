@@ -71,10 +71,10 @@ class ClassTally:
 
     @torch.no_grad()
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Counts the answers ``(..., C)`` to samples with labels ``(...)``."""
+        """Counts the answers ``(..., C)`` to samples with labels ``(...)``, -1 for none."""
         predicted = logits.argmax(dim=-1)
         right = (predicted == target).sum()
-        self.counts.add_(torch.stack([right, torch.full_like(right, target.numel())]))
+        self.counts.add_(torch.stack([right, (target >= 0).sum()]))  # others have no label
         self.predicted.index_add_(0, predicted.flatten(), torch.ones_like(predicted).flatten())
 
     def judged(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,9 @@ from understudy.metrics.segmentation import mean_iou, pixel_accuracy, pixel_conf
 from understudy.tasks.task import BOXES_ONLY, Plain
 from understudy.widest import widen
 
+_NO_LABEL = -1
+"""In every pixel of a mask: nobody says what is in that image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segmentation(Plain):
@@ -61,18 +64,19 @@ class Segmentation(Plain):
             )
         counted = target != IGNORE
         if target.device.type == "cpu" and not torch.compiler.is_compiling():
-            highest = int(torch.where(counted, target, -1).max()) if target.numel() else -1
-            if highest >= num_classes:
+            absent = (target == _NO_LABEL).flatten(1)  # of whole images only
+            wrong = counted & ((target < 0) | (target >= num_classes)) & ~absent.all(dim=1).view(-1, 1, 1)
+            if wrong.any():
                 raise ValueError(
-                    f"masks must hold class numbers below {num_classes}, or {IGNORE} for what is ignored, got "
-                    f"{highest}. Check the labels or the number of classes"
+                    f"masks must hold class numbers from 0 to {num_classes - 1}, or {IGNORE} for what is ignored, got "
+                    f"{int(target[wrong][0])}. Check the labels or the number of classes"
                 )
         return widen(counted.sum()) / max(len(target), 1)
 
     def unlabelled(self, images: Tensor, num_classes: int) -> Tensor:
         """Returns -1 for every pixel: it has no label, and terms that need none learn from it."""
         del num_classes
-        return torch.full((len(images), *images.shape[2:]), -1, device=images.device)
+        return torch.full((len(images), *images.shape[2:]), _NO_LABEL, device=images.device)
 
     def loss(
         self,

@@ -52,6 +52,7 @@ _FAST: dict[str, Any] = {"train__precision": "bf16", "teacher__precision": "auto
 _RELEASED, _EAGER = Arm("released"), Arm("eager")
 _BOUND = Arm("convolutions")
 """What a step cannot do without: the ratio to it is the most that any loop on the same kernels could win."""
+_BOUND_FAST = Arm("convolutions", {"train.precision": "bf16"})
 _EAGER_FAST = Arm("eager", {"train.precision": "bf16"})
 _ONE_CORE: dict[str, Any] = {"train.threads": 1}
 
@@ -101,16 +102,48 @@ COMPARISONS: dict[str, Comparison] = {
     "eager-cold": Comparison("eager loop / library, cold", _EAGER, _library(), (">=", 1.0)),
     "eager-warm": Comparison("eager loop / library, warm", _EAGER, _library(warm=True), (">=", 1.6)),
     "default-released-cold": Comparison(
-        "released loop / library, cold", _RELEASED, _library(**_FAST), (">=", 3.0), "best default"
+        "released loop / library, cold",
+        _RELEASED,
+        _library(**_FAST),
+        (">=", 3.0),
+        "best default",
+        bound="bound-default-cold",
     ),
     "default-released-warm": Comparison(
-        "released loop / library, warm", _RELEASED, _library(warm=True, **_FAST), (">=", 5.0), "best default"
+        "released loop / library, warm",
+        _RELEASED,
+        _library(warm=True, **_FAST),
+        (">=", 5.0),
+        "best default",
+        bound="bound-default-warm",
     ),
     "default-released-feature": Comparison(
         "released loop / library, warm, feature alignment",
         _RELEASED,
         _library(warm=True, gradients__align="feature", **_FAST),
         (">=", 8.0),
+        "best default",
+        bound="bound-default-feature",
+    ),
+    "bound-default-cold": Comparison(
+        "released loop / the convolutions of the library's step alone, in bf16, cold",
+        _RELEASED,
+        _BOUND_FAST,
+        None,
+        "best default",
+    ),
+    "bound-default-warm": Comparison(
+        "released loop / the convolutions of the library's step alone, in bf16, warm",
+        _RELEASED,
+        replace(_BOUND_FAST, warm=True),
+        None,
+        "best default",
+    ),
+    "bound-default-feature": Comparison(
+        "released loop / the convolutions of a step of one backward pass alone, in bf16, warm",
+        _RELEASED,
+        Arm("convolutions", {"train.precision": "bf16", "gradients.align": "none"}, warm=True),
+        None,
         "best default",
     ),
     "default-eager-cold": Comparison(

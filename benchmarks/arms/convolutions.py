@@ -2,6 +2,7 @@
 
 They have the shapes and the layout of the library's step, with what the framework calls for them and nothing else: no
 norms, no activations, no losses, no optimiser, no images. Cold: the teacher's forward is among them; warm: it is not.
+With the student in bf16 all are, weights included, which a step would have to convert.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ class Layer:
         )
 
 
-def layers(network: nn.Module, batch: Tensor) -> list[Layer]:
+def layers(network: nn.Module, batch: Tensor, dtype: torch.dtype) -> list[Layer]:
     """Returns all convolutions that a batch ``(B, C, H, W)`` passes through, with random inputs of their sizes."""
     found: list[Layer] = []
 
     def note(module: nn.Conv2d, inputs: tuple[Tensor, ...]) -> None:
-        images = torch.randn_like(inputs[0])  # keeps the memory format
+        images = torch.randn_like(inputs[0]).to(dtype)  # keeps the memory format
         options = (module.stride, module.padding, module.dilation)
-        found.append(Layer(images, module.weight.detach(), options, module.groups, not found))
+        found.append(Layer(images, module.weight.detach().to(dtype), options, module.groups, not found))
 
     hooks = [m.register_forward_pre_hook(note) for m in network.modules() if isinstance(m, nn.Conv2d)]
     with torch.no_grad():
@@ -77,8 +78,9 @@ def step(setting: Setting) -> Callable[[], Tensor]:
     batch = torch.randn(size, 3, 32, 32, device=task.config.train.device).to(
         memory_format=torch.channels_last
     )
-    student = layers(task.student.to(memory_format=torch.channels_last), batch)  # pyright: ignore[reportCallIssue]
-    teacher = layers(task.teacher.to(memory_format=torch.channels_last), batch)  # pyright: ignore[reportCallIssue]
+    dtype = torch.bfloat16 if task.config.train.precision == "bf16" else torch.float32
+    student = layers(task.student.to(memory_format=torch.channels_last), batch, dtype)  # pyright: ignore[reportCallIssue]
+    teacher = layers(task.teacher.to(memory_format=torch.channels_last), batch, dtype)  # pyright: ignore[reportCallIssue]
     backwards = 2 if task.align else 1
 
     def run() -> Tensor:

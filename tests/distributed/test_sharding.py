@@ -95,6 +95,7 @@ def test_what_cannot_be_divided_is_refused_in_a_line(found):
     said = found[0]["refusals"]
     assert said["align"].startswith("gradients.align must be none where train.shard is on, got backbone")
     assert said["compile"].startswith("train.compile must be off where train.shard is on")
+    assert said["snapshot"].startswith("sifn.previous must be detach where train.shard is on")
     assert said["table"].startswith("teacher.table must be off where the teacher is divided")
 
 

@@ -54,6 +54,11 @@ def test_published_settings_follow_data_and_pair():
     assert preset("dhkd", "tin32").align == "released"
 
 
+def test_a_pair_that_no_paper_has_gets_its_data_set_s_settings():
+    dkd = terms("dkd++", "imagenet", "resnet50", "mobilenet_v2")["dkd"]
+    assert (dkd["alpha"], dkd["beta"]) == (0.8, 0.5)  # not CIFAR-100's 8
+
+
 @pytest.mark.parametrize("dataset", ["camvid", "cityscapes", "maskfolder", "voc"])
 def test_masks_have_settings_of_their_own(dataset):
     assert terms("kd", dataset)["kd"] == {"name": "kd", "temperature": 1.0}

@@ -102,6 +102,11 @@ def test_points_that_make_no_sense_are_refused(points, message):
         build_term({"name": "kd", "temperature": {"points": points}})
 
 
+def test_a_number_that_is_kept_from_the_first_batch_on_takes_no_schedule():
+    with pytest.raises(ValueError, match="temperature must be one number for the whole run, got a schedule"):
+        build_terms([{"name": "crd", "temperature": {"points": [[1, 0.07], [9, 0.03]]}}])
+
+
 def test_a_method_of_your_own_is_named_by_its_import_path(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\nfrom understudy import Method\n"

@@ -18,6 +18,7 @@ from understudy.engine.distributed import Ranks, Share
 from understudy.engine.guides import ONLY, Guides, by_name, check_networks, check_teachers, seen_by
 from understudy.engine.relations import GlobalBatch
 from understudy.engine.sharding import Shards
+from understudy.heads.snapshot import FeatureSnapshot
 from understudy.interface import Align, Batch, Network, Outputs, Setup
 from understudy.methods.term import Term, build_terms
 from understudy.models import family, known_roles
@@ -43,8 +44,9 @@ class Distiller(nn.Module):
     Args:
         student: any classifier whose forward maps images to logits: ``(B, C)``, or a map ``(B, C, h, w)`` of any size,
             which makes the task segmentation; or a :class:`understudy.models.Detector`.
-        teacher: likewise; ``None`` for terms that need none; or several by name. A term then says which one it
-            learns from (``teacher: NAME``); without that it learns from the mean of all logits.
+        teacher: likewise, its weights loaded (some methods copy parts of it: ``simkd``, ``ijckd``, ``srrl``, ``ofd``);
+            ``None`` for terms that need none; or several by name. A term then says which one it learns from
+            (``teacher: NAME``); without that it learns from the mean of all logits.
         losses: the terms, as in a config (``[{"name": "ce"}, {"name": "dhkd", "weight": 1.0}]``).
         align: how the gradients of labels and teacher are merged (docs/methods.md, Gradient alignment).
         twin: whether the two gradients that ``released``, ``backbone`` and ``paper`` merge come of one vectorised
@@ -521,6 +523,11 @@ class Distiller(nn.Module):
             raise ValueError(
                 f"gradients.align must be none where train.shard is on, got {self.align}: FSDP2 gives one gradient, "
                 "not two to merge. Turn train.shard off, or set align to none"
+            )
+        if any(isinstance(head, FeatureSnapshot) for head in self.heads.modules()):
+            raise ValueError(
+                "sifn.previous must be detach where train.shard is on, got snapshot: no process has the whole student. "
+                "Change it, or turn train.shard off"
             )
         self.share_state()
         return Shards(self.student, device, self.ranks)

@@ -32,7 +32,7 @@ class Guides:
 
     Each runs with its batch norms folded (unless a term wants them to see each batch), on a copy that is made at the
     first question. The copy follows the network it was made of: when weights are loaded into that, or it is moved to
-    another device, the next question finds out and folds anew.
+    another device, the next question finds out and folds anew. (What a method's heads took of it before stays.)
 
     Args:
         networks: by name.

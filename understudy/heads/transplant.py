@@ -24,15 +24,17 @@ class Transplant(nn.Module):
     Args:
         connect: from the student's last map to the teacher's channels.
         classifier: the teacher's last linear layer; copied.
+        keeps_map: whether :meth:`connected` will be asked for the map of a forward pass.
 
     Shape:
         the student's ``stage_last``, ``(B, C, H, W)`` or tokens ``(B, N, D)`` -> logits ``(B, classes)``.
     """
 
-    def __init__(self, connect: nn.Module, classifier: nn.Linear) -> None:
+    def __init__(self, connect: nn.Module, classifier: nn.Linear, keeps_map: bool = True) -> None:
         super().__init__()
         self.connect = connect
         self.classifier = without_hooks(classifier).requires_grad_(False)
+        self.keeps_map = keeps_map
         self.checked = False
         """Whether :meth:`check` has passed, here or in the run whose state was loaded."""
         self._last: tuple[Tensor, Tensor] | None = None
@@ -40,7 +42,8 @@ class Transplant(nn.Module):
     def forward(self, shown: Tensor) -> Tensor:
         """Returns the teacher's classifier on the student's pooled, connected map."""
         connected = self.connect(as_map(shown))
-        if torch.is_grad_enabled():
+        self._last = None
+        if torch.is_grad_enabled() and self.keeps_map:
             self._last = (shown, connected)
         return self.classify(connected)
 
@@ -86,7 +89,11 @@ class Transplant(nn.Module):
 
 
 def transplanted_head(
-    setup: Setup, kind: ConnectorKind, name: str, init: Literal["default", "fan_out"] = "default"
+    setup: Setup,
+    kind: ConnectorKind,
+    name: str,
+    init: Literal["default", "fan_out"] = "default",
+    keeps_map: bool = True,
 ) -> Transplant:
     """Returns a new connector with the teacher's classifier.
 
@@ -95,6 +102,7 @@ def transplanted_head(
         kind: of the connector.
         name: config name of the method, for the errors.
         init: of the connector's convolutions.
+        keeps_map: as :class:`Transplant` takes it.
 
     Raises:
         ValueError: the teacher's classifier does not read its pooled last map (of as many channels as the classifier
@@ -124,7 +132,7 @@ def transplanted_head(
             f"{setup.num_classes} and teacher {guide.num_classes}. Use a teacher for these classes"
         )
     channels = map_shape(setup.student, "stage_last")[0]
-    return Transplant(map_connector(kind, channels, classifier.in_features, init), classifier)
+    return Transplant(map_connector(kind, channels, classifier.in_features, init), classifier, keeps_map)
 
 
 def find_transplant(heads: nn.ModuleDict) -> Transplant:

@@ -68,8 +68,9 @@ def crd_loss(
         2.725
 
     Reference: Tian, Krishnan and Isola, Contrastive Representation Distillation, ICLR 2020, and the
-    authors' code (noise-contrastive form, N times the mean as Z, momentum memory). Computed from log x, so no
-    temperature overflows. The scores are an ordinary matrix product and follow the process-wide TF32 setting.
+    authors' code (noise-contrastive form, N times the mean as Z, momentum memory). Computed from log x, which
+    does not overflow; Z itself does in float32 below a temperature of about 0.01. The scores are an ordinary matrix
+    product and follow the process-wide TF32 setting.
     """
     _check(student_embedding, teacher_embedding, student_memory, teacher_memory, index, negative_index)
     check_temperature(temperature)

@@ -24,6 +24,7 @@ class CRD(Method):
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
     uses_labels: ClassVar[bool] = True
+    unscheduled: ClassVar[tuple[str, ...]] = ("temperature",)  # Z is of the first batch
 
     temperature: Annotated[Positive, Search(0.03, 0.2)] = 0.07
     negatives: Annotated[int, Ge(1)] = 16384

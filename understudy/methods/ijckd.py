@@ -41,7 +41,10 @@ class IJCKD(Method):
         Raises:
             ValueError: the teacher's classifier does not read its pooled last map, or has other classes.
         """
-        return nn.ModuleDict({"transplant": transplanted_head(setup, self.connector, "ijckd")})
+        reads_map = self.feature_weight > 0
+        return nn.ModuleDict(
+            {"transplant": transplanted_head(setup, self.connector, "ijckd", keeps_map=reads_map)}
+        )
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the difference of logits, plus the weighted one of maps; ``student`` has :meth:`logits` as logits."""

@@ -41,6 +41,8 @@ class Method(ABC):
     replaces_classifier: ClassVar[bool] = False
     """Whether the deployed model answers with :meth:`logits` instead of the student's own head."""
 
+    unscheduled: ClassVar[tuple[str, ...]] = ()
+    """Numbers that no schedule may change: something that is computed from them once is kept."""
     needs_boxes: ClassVar[bool] = False
     """Whether it reads the boxes of objects, so that it makes sense where they are found alone."""
     suits_boxes: ClassVar[bool] = False

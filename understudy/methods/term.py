@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +14,9 @@ from understudy.methods import METHODS
 from understudy.methods.method import Method
 from understudy.methods.schedule import Points, Weight
 from understudy.nearest import did_you_mean
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,10 @@ def build_term(spec: Mapping[str, Any], where: str = "losses") -> Term:
         for key, value in rest.items()
         if key in numbers and isinstance(value, Mapping)
     }
+    if kept := [key for key in schedules if key in kind.unscheduled]:
+        raise ValueError(
+            f"{where} ({name}): {kept[0]} must be one number for the whole run, got a schedule. Give a number"
+        )
     rest |= {key: points.at(0) for key, points in schedules.items()}
     method = _build(kind, rest, f"{where} ({name})")
     for key, schedule in schedules.items():
@@ -191,7 +198,12 @@ def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
 def first_problem(error: ValidationError) -> str:
     """Returns pydantic's first complaint as ``.key: what must hold, got what``."""
     problem = error.errors()[0]
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in problem["loc"])
+    return said_of(problem, problem["loc"])
+
+
+def said_of(problem: ErrorDetails, keys: Iterable[str | int]) -> str:
+    """Returns one of pydantic's complaints as ``.key: what must hold, got what``."""
+    path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "value_error":
         return f"{path}: {message}"

@@ -184,6 +184,10 @@ def refusals(folder):
     for name, changes in {
         "align": {"train.shard": True, "gradients.align": "backbone"},
         "compile": {"train.shard": True, "train.compile": True},
+        "snapshot": {
+            "train.shard": True,
+            "losses": [{"name": "ce"}, {"name": "sifn", "previous": "snapshot"}],
+        },
         "table": {"teacher.shard": True, "teacher.table": str(folder / "table")},
     }.items():
         try:

@@ -1,4 +1,4 @@
-"""docs/methods.md says what the code does: complete, and as fresh as the code."""
+"""docs/methods.md and docs/config.md say what the code does: complete, and as fresh as the code."""
 
 import dataclasses
 import importlib.util
@@ -127,3 +127,13 @@ def test_a_stale_page_is_said_to_be_stale(docs, tmp_path, monkeypatch):
     stale.write_text(stale.read_text("utf-8").replace("two", "too", 1), "utf-8")
     with pytest.raises(SystemExit, match="stale"):
         docs.main()
+
+
+def test_the_page_of_the_config_is_fresh_and_every_key_has_a_meaning():
+    done = subprocess.run(
+        [sys.executable, DOCS / "make_config.py", "--check"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (DOCS / "config.md").read_text("utf-8"), re.MULTILINE)
+    assert len(rows) > 100
+    assert [key for key, meaning in rows if not meaning] == []

@@ -148,11 +148,41 @@ def test_wrong_names_and_keys_are_one_line_with_the_nearest(understudy, config):
     refused(understudy("distill", config, "teacher.weights=no/such.safetensors"), "no/such.safetensors")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("study", "c.yaml", "workers=2"),
+        ("tune", "c.yaml", "auto=true"),
+        ("evaluate", "run", "corruptions=true"),
+        ("analyze", "run", "out=here"),
+        ("train", "c.yaml", "quiet=true"),
+        ("table", "fill", "c.yaml", "quiet=true"),
+    ],
+)
+def test_an_option_without_its_dashes_is_one_line(understudy, words):
+    refused(understudy(*words), words[-1].partition("=")[0] + "= must be a key of the config", "dashes")
+
+
+def test_a_run_that_was_stopped_has_a_page(understudy, config, tmp_path):
+    assert understudy("train", config, "train.epochs=1", "-q")[0] == 0
+    (tmp_path / "run" / "result.json").unlink()
+    status, out, _ = understudy("report", tmp_path / "run")
+    assert status == 0
+    assert "Not finished" in Path(out.strip()).read_text()
+
+
+def test_random_weights_are_pointed_out_when_they_are_measured(understudy, config):
+    status, out, _ = understudy("evaluate", config)
+    assert status == 0
+    assert "note: student has no weights and answers at random; set student.weights" in out
+    assert "note: teacher has no weights" in out
+
+
 def test_folders_that_do_not_fit_are_one_line(understudy, config, tmp_path):
     refused(understudy("resume", tmp_path), "config.yaml")
     refused(understudy("evaluate", tmp_path), "finished run")
     refused(understudy("predict", tmp_path, "x.png"), "finished run")
-    refused(understudy("report", tmp_path), "finished run or study")
+    refused(understudy("report", tmp_path), "a run or a study")
     assert understudy("train", config, "train.epochs=1", "-q")[0] == 0
     refused(understudy("train", config, "train.epochs=1"), "finished run")
     refused(understudy("train", config, "train.epochs=2"), "train.epochs")

@@ -1,6 +1,7 @@
 """Finished runs side by side: arms by method, pairs by seed, and a word where more than the method differs."""
 
 import json
+import shutil
 
 import pytest
 
@@ -41,6 +42,34 @@ def test_another_budget_is_said(runs):
     table = us.compare([runs / "study" / "kd" / "seed-0", runs / "other"], quiet=True)
     assert [arm["name"] for arm in table["arms"]] == ["kd", "other"]
     assert table["notes"] == ["The runs differ in train.epochs, not in the method alone."]
+
+
+def test_runs_under_another_teacher_or_of_other_label_terms_are_another_arm(runs, tmp_path):
+    """Seed by seed they look like runs of one arm."""
+
+    def other(name, seed, change):
+        folder = tmp_path / name
+        shutil.copytree(runs / "study" / name / f"seed-{seed}", folder)
+        change(folder)
+        return folder
+
+    def replaced(folder):
+        result = json.loads((folder / "result.json").read_text())
+        result["weights"]["teacher"] = "another file"
+        (folder / "result.json").write_text(json.dumps(result))
+
+    def smoothed(folder):
+        text = (folder / "config.yaml").read_text()
+        assert text.count("label_smoothing: 0.0") == 1
+        (folder / "config.yaml").write_text(text.replace("label_smoothing: 0.0", "label_smoothing: 0.2"))
+
+    kd, alone = other("kd", 1, replaced), other("student-alone", 1, smoothed)
+    table = us.compare(
+        [runs / "study" / "kd" / "seed-0", kd, runs / "study" / "student-alone" / "seed-0", alone], quiet=True
+    )
+    assert [len(arm["runs"]) for arm in table["arms"]] == [1, 1, 1, 1]
+    assert [arm["name"] for arm in table["arms"]] == ["kd", "kd (2)", "student alone", "student alone (2)"]
+    assert table["notes"] == ["The runs differ in the weights of teacher, not in the method alone."]
 
 
 def test_a_folder_for_the_tables_gets_them_and_links_to_the_runs(runs, tmp_path):

@@ -78,6 +78,15 @@ def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
     assert load_config(written(tmp_path, text)).train.optimizer.weight_decay == 5e-4
 
 
+def test_a_mapping_extends_a_file(tmp_path, monkeypatch):
+    written(tmp_path, "data: {name: digits}\nstudent: {model: cnn_tiny}\ntrain: {epochs: 3, batch_size: 7}\n")
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"extends": "c.yaml", "train": {"epochs": 5}})
+    assert (config.train.epochs, config.train.batch_size) == (5, 7)
+    with pytest.raises(ValueError, match=r"unknown key 'extends'\. It belongs into the file"):
+        load_config("c.yaml", {"extends": "c.yaml"})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -134,6 +143,26 @@ def test_scientific_numbers_without_a_dot_are_numbers(tmp_path):
         ("data: {name: digits}\nstudent: {model: x}\nseed: 1\nseed: 2\n", r"'seed' stands twice"),
         ("data: {name: [digits\n", r"must be valid YAML"),
         ("- 1\n", r"must be a mapping of keys, got list"),
+        (
+            "data: {name: digits}\nstudnet: {model: x}\n",
+            r"line 2: unknown key 'studnet'. Did you mean 'student'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nteachers:\n  Big: {model: y, tabel: off}\n",
+            r"line 4: unknown key 'teachers.Big.tabel'. Did you mean 'table'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nassistants:\n  - {model: y, wieghts: f}\n",
+            r"line 4: unknown key 'assistants.0.wieghts'. Did you mean 'weights'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nstudy: {methods: [{name: mine, loses: []}]}\n",
+            r"line 3: unknown key 'study.methods.0.loses'. Did you mean 'losses'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nstudy: {methods: [3]}\n",
+            r"line 3: study.methods\[0\] should be a valid string, got 3",
+        ),
         ("extends: c.yaml\n", r"must not run in a circle"),
         ("extends: none.yaml\n", r"which is not there"),
         ("data: !!python/object/apply:os.system ['touch x']\nstudent: {model: x}\n", r"must be valid YAML"),

@@ -186,6 +186,10 @@ def test_predict_writes_masks_of_the_images_own_size(folder, runs, tmp_path):
         assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
     with pytest.raises(ValueError, match="must have names of their own"):
         write_masks(load_predictor(student.path), [large, large], tmp_path / "masks")
+    before = large.read_bytes()
+    with pytest.raises(ValueError, match=r"out must not be where the images lie, got .*large\.png"):
+        write_masks(load_predictor(student.path), [large], tmp_path)
+    assert large.read_bytes() == before
 
 
 def test_doctor_knows_masks(folder, runs, tmp_path):

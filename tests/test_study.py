@@ -12,6 +12,7 @@ import yaml
 
 import understudy as us
 from understudy import run as jobs
+from understudy.demo import MARK
 from understudy.files import locked
 from understudy.methods import METHODS
 from understudy.pool import is_held
@@ -315,6 +316,15 @@ def test_a_wrong_study_is_one_clear_error(plan, change, message):
         us.study(plan | change, quiet=True)
 
 
+def test_the_demo_replaces_nothing_but_a_demo(tmp_path):
+    theirs = tmp_path / "runs" / "teacher" / "config.yaml"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("a run of somebody's")
+    with pytest.raises(ValueError, match="must be a new folder or an earlier demo's"):
+        us.demo(str(tmp_path / "runs"))
+    assert theirs.exists()
+
+
 @pytest.mark.slow
 def test_the_demo_ends_in_a_verdict_and_a_report(tmp_path, capsys):
     study = us.demo(str(tmp_path / "demo"))
@@ -324,3 +334,4 @@ def test_the_demo_ends_in_a_verdict_and_a_report(tmp_path, capsys):
     assert (study.path / "report.html").stat().st_size > 10_000
     teacher = study.table["arms"][0]["runs"][0]["test/acc1"]
     assert teacher > 97
+    assert (study.path / MARK).is_file()  # so that the next demo replaces it

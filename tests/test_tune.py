@@ -211,6 +211,9 @@ def test_a_search_that_was_stopped_goes_on_from_the_trial_s_checkpoint(plan, tmp
             us.tune(plan, quiet=True)
     assert not (tmp_path / "tune" / "best.yaml").exists()
     assert "interrupted in epoch 3" in (tmp_path / "tune" / "trials" / "0002" / "train.log").read_text()
+    for job in (lambda: us.resume(tmp_path / "tune"), lambda: us.distill(plan)):
+        with pytest.raises(ValueError, match=r"which holds a search\. Go on with it: understudy tune"):
+            job()
     resumed = us.tune(plan, quiet=True)
     assert "resuming after epoch 2, step 1" in (resumed.path / "trials" / "0002" / "train.log").read_text()
     assert tried(resumed.path) == tried(whole.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import tempfile
 import threading
 import time
@@ -83,7 +84,7 @@ def bench(
         result = {
             "step_ms": step_ms,
             "parts_ms": parts,
-            "images_per_second": 1000 * job.train.batch_size / step_ms,
+            "images_per_second": 1000 * _images_a_step(job) / step_ms,
             "steps": steps,
             "peak_memory_mib": peak_bytes(device) / 2**20,
             "teacher_share": share,
@@ -240,13 +241,19 @@ def _hooks(module: nn.Module, part: str, watch: Stopwatch) -> list[Any]:
     ]
 
 
+def _images_a_step(job: Job) -> float:
+    """Returns the mean over an epoch, whose last batch may be smaller."""
+    return statistics.fmean(map(job.stream.loader.global_batch_size, range(job.steps)))
+
+
 def _table(job: Job, config: Config, step_ms: float, share: float) -> dict[str, float] | None:
     """Returns what a table of the teacher's answers would save; ``None`` where there is no teacher or no table."""
     teachers = job.distiller.guides.teachers.values()
     if (
         not teachers
         or asked_in_step(config) is not None
-        or not all(can_answer_ahead(t.roles) and not t.network.detects for t in teachers)
+        or not job.stream.loader.augment.finite
+        or not all(can_answer_ahead(t.roles) and not (t.network.detects or t.network.dense) for t in teachers)
     ):
         return None
     hits = expected_hits(job.train.epochs, job.stream.loader.augment.num_views)

@@ -48,7 +48,7 @@ from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
 from understudy.interface import Batch
-from understudy.models import backbone_alone
+from understudy.models import SAVED, backbone_alone
 from understudy.smallest import check_smallest
 from understudy.widest import has_float64
 from understudy.worlds import read_student, read_teacher
@@ -165,6 +165,18 @@ def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Mo
     return read_student(config, data, device)[0]
 
 
+def untrained(network: ModelConfig) -> bool:
+    """Returns whether a network begins with random weights, all of them or its last layers'."""
+    if network.weights is not None or network.model.endswith(SAVED):
+        return False
+    return not network.pretrained or backbone_alone(network.model)
+
+
+def at_random(name: str, key: str) -> str:
+    """Returns what is said of a network without weights that is asked for its answers."""
+    return f"{name} has no weights and answers at random; set {key}.weights"
+
+
 def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:
     """Returns data and distiller of a config.
 
@@ -195,9 +207,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teachers[name], chosen, line = read_teacher(guide, data, torch.device("cpu") if waiting else device)
         choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
-    for name, guide in guides.items():
-        if guide.weights is None and (not guide.pretrained or backbone_alone(guide.model)):
-            notes.append(f"{name} has no weights and answers at random; set {config.guide_key(name)}.weights")
+    notes += [at_random(name, config.guide_key(name)) for name, guide in guides.items() if untrained(guide)]
     if (form := memory_format(config.train, device)) != torch.contiguous_format:
         for module in (student, *teachers.values()):
             module.to(memory_format=form)  # pyright: ignore[reportCallIssue]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Overrides = Annotated[
 ]
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and the final table")]
 
 
 class TableAction(str, Enum):
@@ -38,7 +38,7 @@ def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False)
     """Train one model alone, on labels (a teacher, or the student without its teacher)."""
     from understudy import run
 
-    run.train(config, quiet=quiet, **_parsed(overrides))
+    run.train(config, quiet=quiet, **_parsed(overrides, run.train))
 
 
 def distill(
@@ -50,7 +50,7 @@ def distill(
     """Train a student under a teacher."""
     from understudy import run
 
-    run.distill(config, quiet=quiet, runs=runs, **_parsed(overrides))
+    run.distill(config, quiet=quiet, runs=runs, **_parsed(overrides, run.distill))
 
 
 def resume(
@@ -86,7 +86,8 @@ def evaluate(
     """Measure a run, or weights, on the test images: accuracy, calibration, agreement with the teacher."""
     from understudy import run
 
-    result = run.evaluate(source, corruptions=corruptions, quiet=as_json, **_parsed(overrides))
+    given = _parsed(overrides, run.evaluate)
+    result = run.evaluate(source, corruptions=corruptions, quiet=as_json, **given)
     if as_json:
         print(json_line(result))
 
@@ -106,7 +107,7 @@ def analyze(
     """Run the papers' analyses on a trained pair: numbers, tables, figures and a page (understudy list analyses)."""
     from understudy.analyses.job import analyze as run_analyses
 
-    run_analyses(folder, only or (), out, quiet=quiet, **_parsed(overrides))
+    run_analyses(folder, only or (), out, quiet=quiet, **_parsed(overrides, run_analyses))
 
 
 def study(
@@ -145,7 +146,7 @@ def study(
             teachers=teachers,
             workers=workers,
             quiet=quiet,
-            **_parsed(overrides),
+            **_parsed(overrides, reproduce),
         )
     elif scale is not None or all_images or teachers is not None:
         raise ValueError(
@@ -153,7 +154,7 @@ def study(
             "(understudy list recipes), or change the config: train.epochs=12 data.limit=2500"
         )
     else:
-        run_study(config, workers=workers, quiet=quiet, **_parsed(overrides))
+        run_study(config, workers=workers, quiet=quiet, **_parsed(overrides, run_study))
 
 
 def tune(
@@ -180,7 +181,7 @@ def tune(
         return
     from understudy.tune import tune as run_tune
 
-    run_tune(config, auto=auto, workers=workers, quiet=quiet, **_parsed(overrides))
+    run_tune(config, auto=auto, workers=workers, quiet=quiet, **_parsed(overrides, run_tune))
 
 
 def demo(
@@ -218,7 +219,7 @@ def predict(
     for image in files:
         answer = predictor(image, top)
         if as_json:
-            print(json.dumps(answer.as_dict()))
+            print(json_line(answer.as_dict()))
         else:
             named = zip(answer.classes, answer.probabilities, strict=True)
             places = [f" at {', '.join(f'{side:.0f}' for side in box)}" for box in answer.boxes or ()] or [
@@ -248,9 +249,9 @@ def bench(
     """Show where a step's time goes: data, teacher, student, losses, alignment, optimiser."""
     from understudy.bench import bench as run_bench
 
-    result = run_bench(config, quiet=as_json, **_parsed(overrides))
+    result = run_bench(config, quiet=as_json, **_parsed(overrides, run_bench))
     if as_json:
-        print(json.dumps(result))
+        print(json_line(result))
 
 
 def table(
@@ -263,7 +264,8 @@ def table(
     from understudy import tables
 
     actions = {"fill": tables.fill, "info": tables.info, "verify": tables.verify, "remove": tables.remove}
-    actions[action.value](config, quiet=quiet, **_parsed(overrides))
+    act = actions[action.value]
+    act(config, quiet=quiet, **_parsed(overrides, act))
 
 
 def doctor(
@@ -274,9 +276,9 @@ def doctor(
     """Check a config on one batch before training: taps, teacher, classes, memory, speed."""
     from understudy.doctor import doctor as run_doctor
 
-    result = run_doctor(config, quiet=as_json, **_parsed(overrides))
+    result = run_doctor(config, quiet=as_json, **_parsed(overrides, run_doctor))
     if as_json:
-        print(json.dumps(result))
+        print(json_line(result))
     if result["status"] == "error":
         raise typer.Exit(2)
 
@@ -291,7 +293,7 @@ def compare(
 
     table = compare_runs(runs, output=out, quiet=as_json)
     if as_json:
-        print(json.dumps(table))
+        print(json_line(table))
 
 
 def report(
@@ -305,11 +307,15 @@ def report(
     from understudy.report import write_run_report, write_study_report
 
     if (folder / "study.json").exists():
+        if alone is not None:
+            raise ValueError(
+                f"--alone must be of one run, got the study {folder}. Leave it out, or name a run"
+            )
         print(write_study_report(folder, figures=True))
-    elif (folder / "result.json").exists():
+    elif (folder / "result.json").exists() or (folder / "metrics.jsonl").exists():
         print(write_run_report(folder, alone, figures=True))
     else:
-        raise ValueError(f"report must be given a finished run or study, got {folder}. Check the path")
+        raise ValueError(f"report must be given a run or a study, got {folder}. Check the path")
 
 
 def init(
@@ -351,7 +357,10 @@ def init(
         "method": method,
         "epochs": epochs,
     }
-    write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
+    try:
+        write_config(path, {k: v for k, v in flags.items() if v is not None}, ask=sys.stdin.isatty())
+    except typer.Abort:  # Ctrl-C at a question
+        raise KeyboardInterrupt from None
     print(f"wrote {path}; its first lines are the commands to run next")
 
 
@@ -454,7 +463,15 @@ def _one_line(error: ValueError | OSError) -> str:
     return " ".join(str(error).split())
 
 
-def _parsed(overrides: list[str] | None) -> dict[str, Any]:
+def _parsed(overrides: list[str] | None, verb: Callable[..., Any]) -> dict[str, Any]:
+    """Returns the changes to a verb's config; what is an argument of the verb itself is none of them."""
     from understudy.config import parse_overrides
 
-    return parse_overrides(overrides or [])
+    given = parse_overrides(overrides or [])
+    for name in given:
+        if name in inspect.signature(verb).parameters:
+            raise ValueError(
+                f"{name}= must be a key of the config, got an option of the command. Write it with dashes "
+                "(understudy --help), or change a key"
+            )
+    return given

@@ -8,18 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy.config import Config, differences, load_config
+from understudy.config import Config, load_config
 from understudy.files import locked, write_json
+from understudy.inputs import flat, is_free
 from understudy.report import write_study_report
 from understudy.report.folder import read_run
 from understudy.report.summary import ALONE, arm_lines, verdicts
 from understudy.report.text_tables import write_tables
 from understudy.study import entry, metric_of, show
 
-_OWN = ("seed", "output", "data.seed", "train.threads", "train.device", "train.trackers", "teacher.weights")
-"""What may differ between the runs of one arm, or between arms, without a word."""
-_METHOD = ("losses", "gradients.align", "teacher", "teachers")
-"""What makes the arms."""
+_METHOD = ("losses", "gradients", "teacher", "teachers")
+"""What makes the arms, and needs no note."""
 
 
 def compare(
@@ -49,7 +48,7 @@ def compare(
         raise ValueError(f"compare must be given at least two run folders, got {len(folders)}. Name another")
     base = Path.cwd() if output is None else Path(output)
     arms: dict[str, dict[str, Any]] = {}
-    configs, metrics = [], []
+    configs, metrics, weights = [], [], []
     for folder in folders:
         config, result = _read(folder)
         metrics.append(metric_of(result))
@@ -58,15 +57,15 @@ def compare(
                 f"compare must be given runs of one task, got {metrics[0]} and {metrics[-1]} ({folder}). Leave one out"
             )
         configs.append(config)
+        weights.append(result.get("weights", {}))
         run = entry(config.seed, os.path.relpath(folder.resolve(), base.resolve()), result)
-        method = _method(config, result)
         arm = arms.setdefault(
-            method,
+            _of_one_arm(config, result),
             {
                 "name": "",
                 "model": result["model"],
                 "parameters": result["parameters"],
-                "method": method,
+                "method": _method(config, result),
                 "runs": [],
             },
         )
@@ -78,7 +77,7 @@ def compare(
         arm["runs"].append(run)
         arm["name"] = arm["name"] or _name(result, folder)
     _tell_apart(list(arms.values()))
-    notes = _notes(configs)
+    notes = _notes(configs, weights)
     table: dict[str, Any] = {
         "format": 1,
         "title": f"{len(folders)} runs compared",
@@ -127,8 +126,24 @@ def _read(folder: Path) -> tuple[Config, dict[str, Any]]:
     return load_config(folder / "config.yaml"), result
 
 
+def _of_one_arm(config: Config, result: dict[str, Any]) -> str:
+    """Returns what the runs of an arm have in common, as text: all settings but seeds, and the weights they began with.
+
+    Those of a teacher count as what is in the file, wherever it lies.
+    """
+    return json.dumps([result["verb"], _compared(config), result.get("weights", {})], sort_keys=True)
+
+
+def _compared(config: Config) -> dict[str, Any]:
+    """Returns the settings of a run that may change its result, under their dotted keys."""
+    plain = dict(flat(config.model_dump(mode="json", exclude={"study", "tune"})))
+    return {
+        key: value for key, value in plain.items() if key not in ("seed", "data.seed") and not is_free(key)
+    }
+
+
 def _method(config: Config, result: dict[str, Any]) -> str:
-    """Returns what a run learned from, in words: runs with the same words are one arm."""
+    """Returns what a run learned from, in words."""
     if result["verb"] == "train":
         return f"labels, {config.student.model}"
     terms = [" ".join(f"{key}={value}" for key, value in term.items()) for term in config.losses]
@@ -153,14 +168,17 @@ def _tell_apart(arms: list[dict[str, Any]]) -> None:
             arm["name"] = f"{arm['name']} ({seen[arm['name']]})"
 
 
-def _notes(configs: list[Config]) -> list[str]:
+def _notes(configs: list[Config], weights: list[dict[str, str]]) -> list[str]:
     """Returns what the runs differ in besides their methods and seeds, as sentences."""
-    first = configs[0].model_dump(mode="json")
+    first = _compared(configs[0])
     found = dict.fromkeys(
         key
-        for config in configs[1:]
-        for key in differences(first, config.model_dump(mode="json"))
-        + differences(config.model_dump(mode="json"), first)
-        if key not in _OWN and key.partition(".")[0] not in _METHOD and key not in _METHOD
+        for other in map(_compared, configs[1:])
+        for key in sorted(first.keys() | other.keys())
+        if first.get(key) != other.get(key) and key.partition(".")[0] not in _METHOD
     )
+    digests = {
+        name: {own[name] for own in weights if name in own} for name in {n for own in weights for n in own}
+    }
+    found |= dict.fromkeys(f"the weights of {name}" for name in sorted(digests) if len(digests[name]) > 1)
     return [f"The runs differ in {', '.join(found)}, not in the method alone."] if found else []

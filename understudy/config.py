@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from understudy.interface import Align, Search
 from understudy.methods.presets import preset
-from understudy.methods.term import build_terms, first_problem
+from understudy.methods.term import build_terms, first_problem, said_of
 from understudy.nearest import did_you_mean
 
 AUTO = "auto"
@@ -30,7 +31,9 @@ class RandAugmentConfig(_Strict):
     """Some operations on the pixels, each one of fourteen, all of one magnitude."""
 
     ops: int = Field(default=2, ge=1, le=14)
+    """How many, one after the other."""
     magnitude: int = Field(default=9, ge=0, le=30)
+    """How strong, of 30."""
 
 
 _OF_VIEWS = {
@@ -119,10 +122,15 @@ class DataConfig(_Strict):
     """Which images, and how they are seen."""
 
     name: str
+    """A data set of the library (``understudy list data``), or ``package.module:function``."""
     root: str | None = None
+    """Its folder, for sets that have one."""
     train: str | list[str] | None = None
-    test: str | list[str] | None = None
+    """Where the training images are: a path, of ``parquet`` also several; of ``hf`` a split."""
+    test: str | list[str] | Literal[False] | None = None
+    """Likewise; false: none, also of a set that has some (what is held out of training is measured then)."""
     download: bool = False
+    """Fetch a public set that is not there; nothing is fetched otherwise."""
     image_size: int | tuple[int, int] | None = None
     """Pixels a side; height and width for sets with masks."""
     channels: Literal[1, 3] | None = None
@@ -130,13 +138,15 @@ class DataConfig(_Strict):
     val: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training images held out; everything that is chosen is chosen on it."""
     split_seed: int = 0
+    """Of the choices that ``val`` and ``limit`` make; not the run's seed, so that seeds share one split."""
     limit: int | None = Field(default=None, ge=1)
     """Use only so many training images, balanced over the classes."""
     seed: int | None = Field(default=None, ge=0, lt=2**64)
     """Seed of order and views; by default the run's seed."""
     image_column: str | None = None
+    """Column of a table that has the images; by default ``image``."""
     label_column: str | None = None
-    """Columns of a table; by default image and label."""
+    """Likewise the labels; by default ``label``."""
     label_separator: str | None = Field(default=None, min_length=1)
     """Of a manifest: what stands between the classes of one image, which then may have several."""
     label_columns: list[str] | None = Field(default=None, min_length=2)
@@ -156,7 +166,9 @@ class DataConfig(_Strict):
     label_noise: LabelNoiseConfig | None = None
     """Make a share of the training labels wrong (not of the images held out or of the test); by the data seed."""
     mean: list[float] | None = None
+    """Of every channel, 0 to 1; by default the published ones for CIFAR, else those of all training images."""
     std: list[float] | None = None
+    """Likewise."""
 
     @field_validator("resident", mode="before")
     @classmethod
@@ -183,7 +195,10 @@ class ModelConfig(_Strict):
     """A network: by name, with weights from a file if given."""
 
     model: str
+    """A network of the library, ``torchvision/NAME``, ``timm/NAME``, ``hf/NAME``, ``package.module:factory``, or a file
+    ``.pt2`` or ``.onnx``."""
     weights: str | None = None
+    """A file of the network's weights: ``.safetensors``, ``.pth``, a run's ``student.safetensors``."""
     pretrained: bool = False
     """Download the library's own pretrained weights (torchvision, timm, a name on Hugging Face's hub); those of a
     local folder (``hf/FOLDER``) are read from there."""
@@ -194,6 +209,7 @@ class ModelConfig(_Strict):
     mean: list[float] | None = None
     """Of every channel of its images, 0 to 1; by default the data's, a teacher's what its weights say."""
     std: list[float] | None = None
+    """Likewise."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels, or one number for both; likewise."""
     channels: Literal["grey", "rgb", "bgr"] | None = None
@@ -263,9 +279,10 @@ class GradientsConfig(_Strict):
     """How label and teacher gradients are merged."""
 
     align: Align = "none"
+    """``none`` adds both up; the others are in docs/methods.md (Gradient alignment)."""
     twin: bool = False
     """Whether both gradients come of one vectorised backward pass (``released``, ``backbone``, ``paper``): half the
-    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured."""
+    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured. Several processes take two passes."""
 
 
 class OptimizerConfig(_Strict):
@@ -273,19 +290,26 @@ class OptimizerConfig(_Strict):
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: Annotated[float, Search(0.25, 4.0, of_value=True)] = Field(default=0.05, gt=0)
+    """The highest learning rate; ``train.schedule`` says the others."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of SGD."""
     nesterov: bool = False
+    """Likewise."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Of AdamW."""
     weight_decay: float = Field(default=5.0e-4, ge=0)
+    """Of all parameters, heads of terms included."""
 
 
 class ScheduleConfig(_Strict):
     """The learning rate over time."""
 
     name: Literal["multistep", "cosine", "onecycle", "constant"] = "multistep"
+    """``multistep`` is constant between its milestones; the others change at every step."""
     milestones: list[int] = [150, 180, 210]
     """Epochs after which the rate is multiplied by gamma: 150 means that epoch 151 is the first with the new rate."""
     gamma: float = Field(default=0.1, gt=0)
+    """Of ``multistep``."""
     warmup_epochs: float = Field(default=0, ge=0)
     """The rate grows linearly over this many epochs, per step."""
     final_lr: float = Field(default=0.0, ge=0)
@@ -313,11 +337,15 @@ class TrainConfig(_Strict):
     """The training loop."""
 
     epochs: int = Field(default=240, ge=1)
+    """Passes over the training images."""
     batch_size: int = Field(default=64, ge=1)
+    """Images a step, over all processes and parts."""
     drop_last: bool = False
     """Leave out an epoch's last batch if it has fewer images than the others (every epoch leaves out others)."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """``bf16`` runs the networks under autocast; weights, heads and losses stay in float32."""
     channels_last: bool = True
+    """Memory format of networks and images."""
     compile: bool = False
     """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so. Not with
     ``gradients.align`` other than ``none`` and ``released``."""
@@ -326,6 +354,7 @@ class TrainConfig(_Strict):
     ema: float | None = Field(default=None, gt=0, lt=1)
     """Decay of the moving average of the weights; the average is what is measured and deployed."""
     clip_norm: float | None = Field(default=None, gt=0)
+    """The largest norm of the gradient, over all parameters; longer ones are shortened."""
     accumulate: int = Field(default=1, ge=1)
     """Into how many parts a batch is cut to fit into memory."""
     sync_bn: bool = True
@@ -334,7 +363,9 @@ class TrainConfig(_Strict):
     """With several processes, whether each keeps its rows alone of the student's weights and of the optimiser's state
     (FSDP2); needs ``gradients.align: none``."""
     eval_every: int = Field(default=1, ge=1)
+    """Epochs between two measurements of the held-out images (``data.val``)."""
     eval_batch_size: int = Field(default=500, ge=1)
+    """Images at once in a measurement."""
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     """A checkpoint is written after every epoch, and within one after so many minutes."""
     seeds: list[int] | None = Field(default=None, min_length=1)
@@ -347,7 +378,9 @@ class TrainConfig(_Strict):
     keep_checkpoints: int | None = Field(default=None, ge=1)
     """Keep the measured weights after every so many epochs, for analyses over training."""
     device: str = AUTO
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``; ``auto``: a GPU, if there is one."""
     threads: int | None = Field(default=None, ge=1)
+    """Of torch on a CPU; by default as many as torch takes, and one for each of several workers."""
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     divergence: DivergenceConfig = DivergenceConfig()
@@ -362,7 +395,9 @@ class ArmConfig(_Strict):
     """A list of terms in a study or a search, under a name."""
 
     name: str
+    """Its name in tables and folders."""
     losses: list[dict[str, Any]]
+    """As in the config."""
     gradients: GradientsConfig = GradientsConfig()
 
     @field_validator("name")
@@ -378,7 +413,9 @@ class StudyConfig(_Strict):
     """What is compared: presets, or lists of terms under names of their own."""
 
     methods: list[str | ArmConfig] = ["kd", "dkd", "dhkd"]
+    """Presets by name, or ``{name, losses, gradients}``; teacher and student alone are always there."""
     seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """Each method is trained once for each of them."""
     metric: str | None = Field(default=None, pattern=r"^test/\w+$")
     """What runs are compared by (``test/ap50``); by default the first score of their task."""
 
@@ -387,7 +424,9 @@ class RangeConfig(_Strict):
     """Numbers from ``low`` to ``high``."""
 
     low: int | float
+    """The smallest."""
     high: int | float
+    """The largest."""
     log: bool = False
     """Whether factors count alike, not differences."""
     step: int | float | None = Field(default=None, gt=0)
@@ -452,6 +491,7 @@ class Config(_Strict):
     """One job."""
 
     seed: int = Field(default=0, ge=0, lt=2**64)
+    """Of initialisation, dropout and, unless ``data.seed`` says otherwise, of order and views."""
     data: DataConfig
     teacher: TeacherConfig | None = None
     teachers: dict[str, TeacherConfig] | None = None
@@ -462,11 +502,14 @@ class Config(_Strict):
     generations: int = Field(default=1, ge=1)
     """Self-distillation: so many students of one architecture, each teaching the next (Furlanello et al., 2018)."""
     losses: list[dict[str, Any]] = [{"name": "ce"}]
+    """The terms (docs/methods.md): ``{name, weight, label, teacher}`` and the method's own numbers. ``method: NAME`` in
+    their place stands for a published list."""
     gradients: GradientsConfig = GradientsConfig()
     train: TrainConfig = TrainConfig()
     study: StudyConfig | None = None
     tune: TuneConfig | None = None
     output: str = "runs/run"
+    """Folder of the run."""
 
     @field_validator("losses")
     @classmethod
@@ -537,13 +580,16 @@ def load_config(
 ) -> Config:
     """Returns a config from a YAML file, a mapping, or another config, with dotted overrides applied.
 
+    ``extends: other.yaml`` in a file or a mapping takes everything from there that is not given; the name is relative
+    to the file, of a mapping to the working directory.
+
     Raises:
         ValueError: one line that says where (file and line), what must hold, what was got, and what to do.
     """
     if isinstance(source, Config):
         return source.replaced(**(overrides or {}))
     if isinstance(source, Mapping):
-        return build_config(source, overrides or {})
+        return build_config(_extended(source, Path()), overrides or {})
     path = Path(source)
     values = _read(path)
     try:
@@ -670,10 +716,14 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ValueError(
             f"{path}: a config must be a mapping of keys, got {type(values).__name__}. See understudy init"
         )
-    parent = values.pop("extends", None)
-    if parent is None:
-        return values
-    return _merge(_read(path.parent / str(parent), (*seen, path.resolve())), values)
+    return _extended(values, path.parent, (*seen, path.resolve()))
+
+
+def _extended(values: Mapping[str, Any], folder: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Returns plain values over those of the file that they extend, which is named relative to ``folder``."""
+    own = {key: value for key, value in values.items() if key != "extends"}
+    parent = values.get("extends")
+    return own if parent is None else _merge(_read(folder / str(parent), seen), own)
 
 
 def _unfolded(node: yaml.Node | None, known: dict[int, float]) -> float:
@@ -771,19 +821,23 @@ def _copy(values: Any) -> Any:
 
 def _as_config_error(error: ValidationError) -> ConfigError:
     first = error.errors()[0]
-    # an entry of several kinds (an arm: a name or a mapping) has complaints of each: our own words say most
+    # an entry of several kinds (an arm: a name or a mapping) has complaints of each: our own words say most, and those
+    # on what stands in a mapping more than that it is no name
     entry = first["loc"][:-1]
-    own = (e for e in error.errors() if e["type"] == "value_error" and e["loc"][: len(entry)] == entry)
-    problem = next(own, first)
-    keys = tuple(
-        key for key in problem["loc"] if not str(key)[:1].isupper()
-    )  # of pydantic's own names of kinds
+    others = [e for e in error.errors() if e["loc"][: len(entry)] == entry]
+    own = (e for e in others if e["type"] == "value_error")
+    inside = (e for e in others if isinstance(first["input"], Mapping) and len(e["loc"]) > len(first["loc"]))
+    problem = next(own, None) or next(inside, first)
+    if problem["type"] == "missing":  # what stands in its place, if something does
+        beside = (e for e in error.errors() if e["loc"][:-1] == problem["loc"][:-1])
+        problem = next((e for e in beside if e["type"] == "extra_forbidden"), problem)
+    keys, _ = _walked(problem["loc"])
     dotted = ".".join(map(str, keys))
     if problem["type"] == "extra_forbidden":
         return ConfigError(f"unknown key {dotted!r}. {_meant(keys)}", keys)
     if problem["type"] == "missing":
         return ConfigError(f"{dotted} must be given, got nothing. Add it", keys[:-1])
-    text = first_problem(error).lstrip(".")
+    text = said_of(problem, keys).lstrip(".")
     if problem["type"] in _KINDS:
         got = "nothing" if problem["input"] is None else repr(problem["input"])
         text = f"{dotted} must be {_KINDS[problem['type']]}, got {got}. {_instead(keys, problem['input'])}"
@@ -806,10 +860,14 @@ _KINDS = {
 def _meant(keys: tuple[str | int, ...]) -> str:
     """Returns the end of the message on an unknown key: where one of this name stands, or the nearest name here."""
     name = str(keys[-1])
+    if keys == ("extends",):
+        return "It belongs into the file, or the mapping, itself"
     elsewhere = [path for path in _paths(Config, "") if path.rpartition(".")[2] == name]
     if elsewhere:
         return f"Did you mean {' or '.join(map(repr, elsewhere))}?"
-    return did_you_mean(name, _fields_at(keys[:-1]))
+    _, kinds = _walked(keys[:-1])
+    fields = [field for kind in kinds if _is_section(kind) for field in kind.model_fields]
+    return did_you_mean(name, [*fields, *(["method", "extends"] if Config in kinds else [])])
 
 
 def _paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
@@ -832,13 +890,38 @@ def _instead(keys: tuple[str | int, ...], value: Any) -> str:
     )
 
 
-def _fields_at(keys: tuple[str | int, ...]) -> list[str]:
-    model: Any = Config
-    for key in keys:
-        annotation = model.model_fields[str(key)].annotation
-        options = getattr(annotation, "__args__", (annotation,))
-        model = next(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
-    return [*model.model_fields, *(["method", "extends"] if model is Config else [])]
+def _walked(place: Iterable[str | int]) -> tuple[tuple[str | int, ...], list[Any]]:
+    """Returns the keys of a place in a config, without pydantic's names of kinds, and what types may stand there."""
+    keys: list[str | int] = []
+    kinds: list[Any] = [Config]
+    for part in place:
+        inside = [found for kind in kinds for found in _kinds_inside(kind, part)]
+        if not inside and len(kinds) > 1:  # of several kinds that may stand here, the name of one
+            kinds = [kind for kind in kinds if getattr(kind, "__name__", None) == part] or kinds
+            continue
+        keys.append(part)
+        kinds = inside
+    return tuple(keys), kinds
+
+
+def _kinds_inside(kind: Any, key: str | int) -> list[Any]:
+    """Returns the types of an entry of a section, a mapping or a list."""
+    if _is_section(kind):
+        field = kind.model_fields.get(str(key))
+        return [] if field is None else _alternatives(field.annotation)
+    if isinstance(key, int) == (get_origin(kind) is list) and get_origin(kind) in (list, dict):
+        return _alternatives(get_args(kind)[-1])
+    return []
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Returns the types that an annotation allows, ``None`` left out."""
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return [option for option in options if option is not NoneType]
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _line_of(path: Path, keys: tuple[str | int, ...]) -> int | None:

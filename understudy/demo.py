@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from understudy.engine.console import Console
+from understudy.files import write_json
 from understudy.run import train
 from understudy.study import Study, study
 
 IMAGES = 300
 """Labelled images the students see: with all of them every small net reaches 99% and differences drown."""
+MARK = "demo.json"
+"""The file that says that a folder, with all that is in it, is a demo's and may be replaced."""
 
 
 def demo(output: str = "runs/demo", *, quiet: bool = False) -> Study:
@@ -30,8 +33,16 @@ def demo(output: str = "runs/demo", *, quiet: bool = False) -> Study:
         ValueError: the folder holds something that is no demo.
     """
     folder = Path(output)
-    if (folder / "study.json").exists() or (folder / "teacher" / "config.yaml").exists():
+    if (folder / MARK).is_file():
         shutil.rmtree(folder)
+    elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ValueError(
+            f"output must be a new folder or an earlier demo's, got {folder}, which holds other things. Choose another"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(
+        folder / MARK, {"format": 1, "what": "understudy demo: this folder is replaced by the next one"}
+    )
     console = Console(quiet=quiet)
     console.say(
         f"A teacher learns from all of digits' training images, then a student from {IMAGES} of them."

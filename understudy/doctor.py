@@ -438,7 +438,7 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
     workers = images.workers if isinstance(images, Undecoded) else 0  # they load while a step is computed
     waiting = max(times["data"] - times["step"], 0.0) if workers else times["data"]
     whole = waiting + times["step"]
-    speed = train.batch_size / whole
+    speed = len(batch.images) / whole
     hours = whole * loader.steps_per_epoch * train.epochs / 3600
     text = f"{1000 * whole:.0f} ms a step, {speed:,.0f} images/s, {_hours(hours)} in all; "
     text += f"{'waiting for images' if workers else 'loading'} {waiting / whole:.0%}, "

@@ -29,6 +29,9 @@ from understudy.methods.term import build_terms, label_terms
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
 
+DATABASE = "study.db"
+"""File of a search's folder: Optuna's study, in SQLite."""
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -126,6 +129,10 @@ def stored_config(folder: Path, config: Config) -> Config | None:
                 f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
             )
         return None
+    if (folder / DATABASE).exists():
+        raise ValueError(
+            f"output must be a folder of runs, got {folder}, which holds a search. Go on with it: understudy tune"
+        )
     stored = load_config(folder / "config.yaml", {"output": config.output})
     different = differences(_of_one_run(config), _of_one_run(stored))
     if different:

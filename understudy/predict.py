@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from understudy.data.decode import decode
 from understudy.data.masks import fit_image
+from understudy.files import write_atomic
 from understudy.job import check_one_run
 from understudy.methods.deployment import deployed_model
 from understudy.methods.term import build_term
@@ -249,7 +251,8 @@ def write_masks(predictor: Predictor, images: Sequence[str | Path], folder: Path
     Of a detector the images are written with the boxes of the objects that have a score of at least 0.5.
 
     Raises:
-        ValueError: the network classifies images, two images have one name, or a file is no image.
+        ValueError: the network classifies images, two images have one name, a picture would take the place of an image,
+            or a file is no image.
     """
     if not (predictor.dense or predictor.detects):
         raise ValueError(
@@ -262,18 +265,21 @@ def write_masks(predictor: Predictor, images: Sequence[str | Path], folder: Path
         raise ValueError(
             f"images must have names of their own for their masks, got {twice} twice. Give one at a time"
         )
+    given = {Path(image).resolve() for image in images}
+    if own := next((folder / name for name in names if (folder / name).resolve() in given), None):
+        raise ValueError(
+            f"out must not be where the images lie, got {own}, which is one. Name another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for image, name in zip(images, names, strict=True):
+    written = [folder / name for name in names]
+    for image, path in zip(images, written, strict=True):
         answer = predictor(image, 100)
         if answer.boxes is not None:
-            _boxed(image, answer, predictor).save(folder / name)
-            written.append(folder / name)
-            continue
-        mask = answer.mask
-        assert mask is not None
-        mask_picture(mask.numpy(), len(predictor.classes)).save(folder / name)
-        written.append(folder / name)
+            picture = _boxed(image, answer, predictor)
+        else:
+            assert answer.mask is not None
+            picture = mask_picture(answer.mask.numpy(), len(predictor.classes))
+        write_atomic(path, partial(picture.save, format="PNG"))
     return written
 
 

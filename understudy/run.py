@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.build import Built, build, divided_batches, joined, process
+from understudy.build import Built, at_random, build, divided_batches, joined, process, untrained
 from understudy.config import AUTO, Config, ModelConfig, TeacherConfig, load_config
 from understudy.data.corruptions import CORRUPTIONS, LEVELS, corrupted
 from understudy.data.images import ImageSet
@@ -154,7 +156,7 @@ def evaluate(
     Raises:
         ValueError: the run is not finished, or the data have no test images.
     """
-    weights = None
+    weights, changes = None, {}
     if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
         check_one_run(Path(source), "evaluate")
         weights = Path(source) / "student.safetensors"
@@ -163,9 +165,20 @@ def evaluate(
                 f"evaluate must be given a finished run, got {source} without student.safetensors. Resume it"
             )
         source = Path(source) / "config.yaml"
-    config = load_config(source, overrides)
+        changes = {
+            "student.weights": None,
+            "student.pretrained": False,
+        }  # what it began with is replaced at once
+    config = load_config(source, changes | overrides)
     with process(config) as device:
         built = build(config, device)
+        quiet = quiet or not built.distiller.ranks.is_first
+        console, measured = Console(quiet=quiet), {} if weights is not None else {"student": config.student}
+        for name, network in (measured | config.guides).items():
+            if untrained(network):
+                console.say(
+                    f"note: {at_random(name, 'student' if name in measured else config.guide_key(name))}"
+                )
         test = built.data.test
         if test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")
@@ -181,8 +194,6 @@ def evaluate(
         result = _numbers(found, built.data.classes, task)
         if corruptions:
             result |= _on_corrupted(networks, built, test, device)
-        quiet = quiet or not built.distiller.ranks.is_first
-    console = Console(quiet=quiet)
     for name, value in result.items():
         console.say(f"{name:<20} {value:7.3f}" if name.endswith(_NO_SHARES) else f"{name:<20} {value:7.2f}%")
     return result
@@ -220,6 +231,13 @@ def _on_corrupted(
 ) -> dict[str, float]:
     """Returns ``NAME/KIND-LEVEL``: the first score in percent on every kind and level of spoiled images."""
     result, task = {}, built.distiller.task
+    gib, most = 2 * math.prod(images.images.shape) / 2**30, built.config.data.max_gib or 8.0
+    if gib > most and not images.resident:
+        raise ValueError(
+            f"test images must fit data.max_gib twice, as they are and spoiled, got {gib:.1f} GiB with {most:g} "
+            "allowed. Raise it, or lower data.image_size"
+        )
+    images = replace(images, images=images.in_memory())
     for kind, level in product(CORRUPTIONS, LEVELS):
         batches = divided_batches(corrupted(images, kind, level), built, device)
         for name, measured in measure(task, networks, batches, built.data.num_classes, device).items():

@@ -16,7 +16,7 @@ from understudy.engine.divergence import DivergedError
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.files import read_json, write_json
 from understudy.guidance import kept
-from understudy.job import note, open_job, stored_config, take_up
+from understudy.job import DATABASE, note, open_job, stored_config, take_up
 from understudy.result import summary, write_weights
 from understudy.study import arm_config
 from understudy.tasks import held_out_score
@@ -24,8 +24,6 @@ from understudy.tasks import held_out_score
 if TYPE_CHECKING:
     import optuna
 
-DATABASE = "study.db"
-"""File of a search's folder: Optuna's study, in SQLite."""
 REDUCTION = 3
 """Of as many trials one goes on at each step of successive halving."""
 STATUS = "status"

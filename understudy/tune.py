@@ -20,6 +20,7 @@ from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
 from understudy.guidance import check_tables, tables_folder
+from understudy.job import DATABASE
 from understudy.methods.term import label_terms
 from understudy.report.summary import ALONE
 from understudy.run import Source
@@ -214,10 +215,11 @@ def _claim(folder: Path, config: Config) -> None:
                 f"output {folder} must hold the same search, got another value for {', '.join(different[:5])}. "
                 "Choose another output=, or delete the folder"
             )
-    elif any(entry.name != ".lock" for entry in folder.iterdir()):
+    elif any(entry.name not in (".lock", DATABASE) for entry in folder.iterdir()):
         raise ValueError(
             f"output must be a new or empty folder, got {folder}, which holds other things. Choose another"
         )
+    (folder / DATABASE).touch()  # before the config: a folder with both is no run's
     write_text(file, config.yaml())
 
 

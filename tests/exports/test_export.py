@@ -273,6 +273,16 @@ def test_a_file_that_answers_otherwise_is_not_written(digits_run, tmp_path, monk
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_files_of_somebodys_are_not_replaced(copy_of_run, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=f"which has a {name} of its own"):
+        export(copy_of_run, ["safetensors"], tmp_path, quiet=True)
+    assert (tmp_path / name).read_text() == "mine"
+    done = export(copy_of_run, ["safetensors"], tmp_path / "new", quiet=True)
+    assert export(copy_of_run, ["safetensors"], tmp_path / "new", quiet=True).report == done.report
+
+
 def test_a_failing_disk_leaves_the_earlier_file_whole(copy_of_run, monkeypatch):
     first = export(copy_of_run, ["pt2"], quiet=True).files["pt2"]
     before = first.read_bytes()

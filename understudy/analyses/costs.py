@@ -12,14 +12,18 @@ from understudy.build import build, process
 from understudy.config import load_config
 from understudy.report.folder import StudyFolder, items, number, string
 from understudy.report.plots import Curve, Curves
+from understudy.report.study_page import metric_title
 
 
 def costs(study: StudyFolder) -> Finding:
-    """Returns for every arm accuracy, seconds an epoch, and the parameters it trains beside the student's."""
+    """Returns for every arm the study's score, seconds an epoch, and the parameters it trains beside the student's."""
     rows: list[list[Value]] = []
     metric = string(study.study, "metric") or "test/acc1"
+    score = metric.rpartition("/")[2]
     for arm in items(study.study, "arms"):
-        runs = items(arm, "runs")
+        runs = [
+            run for run in items(arm, "runs") if number(run, metric) is not None
+        ]  # not those that diverged
         scores = [value for run in runs if (value := number(run, metric)) is not None]
         seconds = [_seconds_an_epoch(study, run.get("path"), number(run, "seconds")) for run in runs]
         timed = [value for value in seconds if value is not None]
@@ -36,24 +40,24 @@ def costs(study: StudyFolder) -> Finding:
                 extra,
             ]
         )
-    columns = ("arm", "acc1", "std", "seconds_an_epoch", "parameters", "extra_parameters")
+    columns = ("arm", score, "std", "seconds_an_epoch", "parameters", "extra_parameters")
     plots = tuple(
         Curves(
             name,
             title,
             x_label,
-            "test top-1, %",
+            metric_title(metric),
             tuple(Curve(str(r[0]), [float(r[i] or 0)], [float(r[1] or 0)]) for r in rows if r[i] is not None),
         )
         for name, title, x_label, i in (
-            ("time", "Time against accuracy", "seconds an epoch", 3),
-            ("extra", "Extra parameters against accuracy", "parameters trained and thrown away", 5),
+            ("time", "Time against score", "seconds an epoch", 3),
+            ("extra", "Extra parameters against score", "parameters trained and thrown away", 5),
         )
     )
     numbers = {
         f"{r[0]}/{key}": float(r[i] or 0)
         for r in rows
-        for key, i in (("acc1", 1), ("seconds", 3))
+        for key, i in ((score, 1), ("seconds", 3))
         if r[i] is not None
     }
     notes = (

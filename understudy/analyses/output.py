@@ -15,6 +15,7 @@ from understudy.files import write_atomic, write_json, write_text
 from understudy.report.page import render
 from understudy.report.plots import Drawn, files, inline
 from understudy.report.tables import Cell, Column, Table, general
+from understudy.report.text_tables import csv_cell
 
 FORMAT = 1
 MOST_ROWS, MOST_COLUMNS = 200, 16
@@ -81,7 +82,7 @@ def as_csv(sheet: Sheet) -> str:
 def _csv_cell(value: Value) -> str:
     if value is None or value != value:
         return ""
-    return value if isinstance(value, str) else repr(value)
+    return csv_cell(value) if isinstance(value, str) else repr(value)
 
 
 def _as_json(sheet: Sheet) -> dict[str, Any]:

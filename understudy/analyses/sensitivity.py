@@ -7,10 +7,11 @@ import statistics
 from contextlib import redirect_stdout
 from typing import Any
 
-from understudy.analyses.contract import Finding, Sheet, Value
+from understudy.analyses.contract import Finding, NotApplicableError, Sheet, Value
 from understudy.analyses.pair import Pair
 from understudy.config import ArmConfig, Config
 from understudy.report.plots import Curve, Curves
+from understudy.report.summary import ALONE
 from understudy.study import study
 
 
@@ -27,26 +28,38 @@ def sensitivity(pair: Pair) -> Finding:
         changes["train.epochs"] = sweep.epochs
     with redirect_stdout(io.StringIO()):  # its table is ours, and its page stands in its folder
         table = study(pair.config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
-    scores = {row["name"]: [run[table["metric"]] for run in row["runs"]] for row in table["arms"]}
+    scores = {
+        row["name"]: {
+            run["seed"]: run[table["metric"]] for run in row["runs"] if run[table["metric"]] is not None
+        }
+        for row in table["arms"]
+    }
     names = [arm.name for arm in arms]
-    means = [statistics.fmean(scores[name]) for name in names]
+    means = {name: statistics.fmean(scores[name].values()) for name in names if scores[name]}
+    if not means or not scores[ALONE]:
+        raise NotApplicableError(
+            "it needs runs that end, got a sweep in which they diverged. Lower the values"
+        )
     rows: list[list[Value]] = [
-        [str(v), m, *scores[n]] for v, n, m in zip(sweep.values, names, means, strict=True)
+        [str(value), means.get(name), *(scores[name].get(seed) for seed in sweep.seeds)]
+        for value, name in zip(sweep.values, names, strict=True)
     ]
-    numbers = dict(zip(names, means, strict=True)) | {"spread": max(means) - min(means)}
+    numbers = means | {"spread": max(means.values()) - min(means.values())}
     numeric = all(isinstance(value, int | float) for value in sweep.values)
-    x = [float(value) for value in sweep.values] if numeric else list(map(float, range(len(names))))
-    alone = statistics.fmean(scores["student alone"])
+    places = [float(value) for value in sweep.values] if numeric else list(map(float, range(len(names))))
+    x = [place for place, name in zip(places, names, strict=True) if name in means]
+    alone = statistics.fmean(scores[ALONE].values())
     plot = Curves(
         "accuracy",
         f"Test accuracy over {sweep.setting}, %",
         sweep.setting if numeric else "number of the value in the table",
         "%",
-        (Curve("distilled", x, means), Curve("student alone", x, [alone] * len(x))),
+        (Curve("distilled", x, list(means.values())), Curve("student alone", x, [alone] * len(x))),
     )
     columns = ("value", "mean", *(f"seed_{seed}" for seed in sweep.seeds))
     notes = (
         f"Seeds {', '.join(map(str, sweep.seeds))}; every run has its report under sweep/. "
+        f"{sum(len(sweep.seeds) - len(scores[name]) for name in names)} of them diverged and are left out. "
         "A value chosen by test accuracy makes that accuracy a choice on the test images: hold out data.val to choose.",
     )
     return Finding(numbers, {"values": Sheet(columns, rows)}, (plot,), notes)

@@ -36,6 +36,7 @@ FILES: dict[Format, str] = {
     "int8": "model-int8.onnx",
 }
 """Format -> name of its file in the export folder."""
+_REPORT, _CARD = "export.json", "README.md"
 REPORT_FORMAT = 1
 
 
@@ -68,16 +69,20 @@ def export(
         the files that were written, and the content of ``export.json``.
 
     Raises:
-        ValueError: the run is not finished; a format is unknown; the extra ``onnx`` is not installed; the network holds
-            an operator that the format lacks; the data are gone (which only ONNX and int8 need).
+        ValueError: the run is not finished; a format is unknown; ``out`` has a model or a README that no export wrote;
+            the extra ``onnx`` is not installed; the network holds an operator that the format lacks; the data are gone
+            (which only ONNX and int8 need).
     """
     finished = FinishedRun.read(Path(run))
     kinds = _kinds(formats, finished.task.name == "detection")
     folder = finished.folder / "export" if out is None else Path(out)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"out must be a folder, got {folder}, which is a file. Choose another")
+    _check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     job = _Export(finished, folder, Console(quiet=quiet))
+    if not (folder / _REPORT).exists():  # from here on the folder is an export's, however this one ends
+        write_json(folder / _REPORT, job.report)
     if "safetensors" in kinds:
         figures = write_weights(job.path("safetensors"), finished)
         job.note_file("safetensors", figures, "the weights as trained")
@@ -89,11 +94,22 @@ def export(
             job.note_file("pt2", figures, "a torch.export program, any number of images")
         if kinds & {"onnx", "int8"}:
             job.write_onnx(to_onnx(program, finished.about(), name), kinds)
-    write_json(folder / "export.json", job.report)
+    write_json(folder / _REPORT, job.report)
     names = {kind: path.name for kind, path in job.files.items()}
-    write_text(folder / "README.md", model_card(finished, names, job.report, job.rows))
-    job.console.say(f"{'card':<11} {folder / 'README.md'}")
+    write_text(folder / _CARD, model_card(finished, names, job.report, job.rows))
+    job.console.say(f"{'card':<11} {folder / _CARD}")
     return Exported(folder, job.files, job.report)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuses a folder whose model or README is no export's; those of an earlier export are replaced."""
+    if (folder / _REPORT).exists():
+        return
+    if theirs := [name for name in (*FILES.values(), _CARD) if (folder / name).exists()]:
+        raise ValueError(
+            f"out must be a new folder or an earlier export's, got {folder}, which has a {theirs[0]} of its own. "
+            "Choose another"
+        )
 
 
 class _Export:

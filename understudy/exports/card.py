@@ -86,7 +86,8 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     predictor, config = run.predictor, run.config
     height, width = predictor.image_size
     pixels = run.task.name == "segmentation"
-    kind = f"image-{run.task.name}" if run.task.name != "detection" else "object-detection"
+    kinds = {"segmentation": "image-segmentation", "detection": "object-detection"}
+    kind = kinds.get(run.task.name, "image-classification")
     parts = [
         f"---\nlibrary_name: understudy\npipeline_tag: {kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
@@ -100,7 +101,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         f"divide by {_numbers(predictor.std)}. "
         + (
             "Images of another size are scaled to fit, and the rest is black."
-            if run.task.name != "classification"
+            if run.task.name in kinds
             else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
         ),
         *_preparation(predictor.module),

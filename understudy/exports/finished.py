@@ -13,6 +13,7 @@ from understudy.build import read_data
 from understudy.config import Config, load_config
 from understudy.data import EvalLoader, Splits
 from understudy.data.images import ImageSet
+from understudy.files import read_json
 from understudy.job import check_one_run
 from understudy.methods.term import build_terms
 from understudy.models import FullSize
@@ -69,10 +70,11 @@ class FinishedRun:
                 f"export must be given a run folder, got {folder} without a config.yaml. Check the path"
             )
         path = folder / "result.json"
-        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"status": "unfinished"}
-        if result["status"] != "finished":
+        result = read_json(path) if path.is_file() else {}
+        status = result.get("status", "unfinished")
+        if status != "finished":
             raise ValueError(
-                f"export must be given a finished run, got {folder}, which is {result['status']}. "
+                f"export must be given a finished run, got {folder}, which is {status}. "
                 f"Go on with: understudy resume {folder}"
             )
         config = load_config(folder / "config.yaml")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,6 +62,7 @@ def run_context(run: RunFolder, alone: RunFolder | None) -> dict[str, Any]:
         "status": string(run.result, "status") or "unfinished",
         "message": string(run.result, "message"),
         "verb": _verb(run),
+        "again": shlex.quote(_config_file(run)),
         "measured": measured,
         "headline": decimal(number(last, f"{measured}/{score}")),
         "score": _SCORES[task_of_run(run).name],
@@ -102,6 +105,12 @@ def _title(run: RunFolder) -> str:
     path = run.path.resolve()
     name = string(run.result, "name") or path.name
     return f"{path.parent.name}, {name}" if name.startswith("seed-") and name == path.name else name
+
+
+def _config_file(run: RunFolder) -> str:
+    """Returns where the run's config lies, seen from where it was started."""
+    output = re.search(r"^output: '?([^'\n]+)'?$", run.config, re.MULTILINE)
+    return f"{output[1]}/config.yaml" if output else "config.yaml"
 
 
 def _verb(run: RunFolder) -> str:

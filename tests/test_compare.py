@@ -38,6 +38,22 @@ def test_runs_of_a_study_give_its_table_again(runs):
     assert found == {arm["name"]: [run["test/acc1"] for run in arm["runs"]] for arm in known["arms"][1:]}
 
 
+def test_other_test_images_and_a_pretrained_student_are_said(runs, tmp_path):
+    folder = tmp_path / "kd"
+    shutil.copytree(runs / "study" / "kd" / "seed-1", folder)
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("  test: null", "  test: elsewhere", 1))
+    table = us.compare([runs / "study" / "kd" / "seed-0", folder], quiet=True)
+    assert [len(arm["runs"]) for arm in table["arms"]] == [2]
+    assert table["notes"] == ["The runs differ in data.test, not in the method alone."]
+    student = text.index("student:")
+    pretrained = text[:student] + text[student:].replace("pretrained: false", "pretrained: true", 1)
+    (folder / "config.yaml").write_text(pretrained)
+    table = us.compare([runs / "study" / "kd" / "seed-0", folder], quiet=True)
+    assert [len(arm["runs"]) for arm in table["arms"]] == [1, 1]
+    assert table["notes"] == ["The runs differ in student.pretrained, not in the method alone."]
+
+
 def test_another_budget_is_said(runs):
     table = us.compare([runs / "study" / "kd" / "seed-0", runs / "other"], quiet=True)
     assert [arm["name"] for arm in table["arms"]] == ["kd", "other"]

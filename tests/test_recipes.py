@@ -299,6 +299,11 @@ def test_a_recipe_scaled_says_so_and_keeps_its_shape():
     assert departures(recipe, 1.0, recipe.rows()[0].config, {"output": "x", "data.root": "y"}) == []
 
 
+def test_imagenet_s_views_are_said_to_be_others():
+    recipe, _ = find_recipe("dhkd.table3")
+    assert "decoded to their centre square" in " ".join(departures(recipe, 1.0, recipe.rows()[0].config, {}))
+
+
 def test_images_are_counted_run_by_run_and_teachers_once():
     recipe, _ = find_recipe("dkd.table12")
     rows = recipe.rows()

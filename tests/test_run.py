@@ -291,6 +291,16 @@ def test_evaluate_measures_what_the_run_reported(digits_config):
     assert measured["agreement"] == run.metrics["teacher"]["agreement"]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_term_with_heads_may_start_in_a_later_epoch(digits_config, optimizer):
+    late = {"name": "dhkd", "weight": {"value": 1.0, "warmup_epochs": 2, "warmup_start": 0}}
+    digits_config["losses"] = [{"name": "ce"}, late]
+    digits_config["train"]["optimizer"] = {"name": optimizer, "lr": 0.01}
+    run = us.distill(digits_config, quiet=True, **{"train.epochs": 3})
+    lines = read_json_lines(run.path / "metrics.jsonl")
+    assert ["train/dhkd" in line for line in lines] == [False, True, True]
+
+
 def test_an_untrained_teacher_is_pointed_out(digits_config, capsys):
     us.distill(digits_config, **{"train.epochs": 1})
     assert "answers at random" in capsys.readouterr().out
@@ -370,6 +380,8 @@ def test_generations_teach_each_other(digits_config):
     first = us.load_config(run.path.parent / "1-cnn_tiny" / "config.yaml")
     assert first.teacher is None
     assert run.config.teacher.weights == str(run.path.parent / "1-cnn_tiny" / "student.safetensors")
+    assert run.config.seed == digits_config["seed"]  # so that it pairs with other runs of this seed
+    assert first.seed != run.config.seed  # or it would begin with its teacher's weights
 
 
 @pytest.mark.parametrize("method", ["simkd", "ijckd"])

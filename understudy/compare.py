@@ -19,6 +19,8 @@ from understudy.study import entry, metric_of, show
 
 _METHOD = ("losses", "gradients", "teacher", "teachers")
 """What makes the arms, and needs no note."""
+_IMAGES = ("data.root", "data.train", "data.test")
+"""Where the images lie: the same ones may lie elsewhere, so they make no arm of their own, but a note."""
 
 
 def compare(
@@ -131,14 +133,18 @@ def _of_one_arm(config: Config, result: dict[str, Any]) -> str:
 
     Those of a teacher count as what is in the file, wherever it lies.
     """
-    return json.dumps([result["verb"], _compared(config), result.get("weights", {})], sort_keys=True)
+    settings = {key: value for key, value in _compared(config).items() if key not in _IMAGES}
+    return json.dumps([result["verb"], settings, result.get("weights", {})], sort_keys=True)
 
 
 def _compared(config: Config) -> dict[str, Any]:
     """Returns the settings of a run that may change its result, under their dotted keys."""
     plain = dict(flat(config.model_dump(mode="json", exclude={"study", "tune"})))
     return {
-        key: value for key, value in plain.items() if key not in ("seed", "data.seed") and not is_free(key)
+        key: value
+        for key, value in plain.items()
+        if key not in ("seed", "data.seed")
+        and (not is_free(key) or key in _IMAGES or key.endswith(".pretrained"))
     }
 
 

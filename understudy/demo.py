@@ -37,7 +37,8 @@ def demo(output: str = "runs/demo", *, quiet: bool = False) -> Study:
         shutil.rmtree(folder)
     elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(
-            f"output must be a new folder or an earlier demo's, got {folder}, which holds other things. Choose another"
+            f"output must be a new folder or an earlier demo's, got {folder}, which holds other things. Choose "
+            "another, or delete it"
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(

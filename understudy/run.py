@@ -165,10 +165,7 @@ def evaluate(
                 f"evaluate must be given a finished run, got {source} without student.safetensors. Resume it"
             )
         source = Path(source) / "config.yaml"
-        changes = {
-            "student.weights": None,
-            "student.pretrained": False,
-        }  # what it began with is replaced at once
+        changes = {"student.weights": None}  # what it began with is replaced at once
     config = load_config(source, changes | overrides)
     with process(config) as device:
         built = build(config, device)
@@ -255,7 +252,8 @@ def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) 
     """Distils through ``assistants`` or over ``generations``: every link learns from the one before.
 
     ``output`` becomes a folder of runs, ``1-MODEL``, ``2-MODEL``, ... A link that is finished is not run again, so a
-    chain that was stopped goes on when it is started again, or resumed.
+    chain that was stopped goes on when it is started again, or resumed. Every link has a seed of its own, the last one
+    the config's: a generation must not begin with the very weights that its teacher began with.
     """
     folder = Path(config.output)
     models = [*config.assistants, *[config.student] * config.generations]
@@ -266,6 +264,7 @@ def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) 
         for number, model in enumerate(models, start=1):
             output = folder / f"{number}-{model.model.replace('/', '-').replace(':', '-')}"
             job = link.replaced(
+                seed=(config.seed + (len(models) - number) * _APART) % 2**64,
                 student=model.model_dump(),
                 teacher=None if teacher is None else teacher.model_dump(),
                 output=str(output),
@@ -279,6 +278,10 @@ def _chain(config: Config, quiet: bool, runs: int = 1, *, anyway: bool = False) 
             teacher = _taught(config, model, output)
     assert run is not None  # there is at least the student
     return run
+
+
+_APART = 2**32
+"""Between the seeds of two links, which are not those of another chain of a study."""
 
 
 def _taught(config: Config, model: ModelConfig, output: Path) -> TeacherConfig:

@@ -92,6 +92,11 @@ def test_a_crowd_is_there_and_nobody_learns_from_it(folder, tmp_path):
     assert train.boxes_by_class.tolist() == [0, 0]
 
 
+def test_sides_may_be_written_with_a_point(folder, tmp_path):
+    root = rewritten(folder, tmp_path, _with("images", width=96.0))
+    assert torch.equal(read_coco(root)[0].targets, read_coco(folder)[0].targets)
+
+
 def test_an_area_of_null_is_that_of_the_box(folder, tmp_path):
     root = rewritten(folder, tmp_path, _with("annotations", area=None))
     ours, theirs = (read_coco(place)[0].targets for place in (root, folder))
@@ -121,6 +126,7 @@ BAD = {
     "not finite": (_with("annotations", bbox=[1, 2, 3, float("inf")]), r"bbox must be four numbers"),
     "size": (_with("images", width=97), r"00.png must be 97 x 64 pixels, as its annotations say, got 96 x 64"),
     "no width": (_with("images", width=None), r"width and height must be whole numbers of pixels, got None and 64"),
+    "half a pixel": (_with("images", width=96.5), r"whole numbers of pixels, got 96.5 and 64 in image 40"),
     "a text for a side": (_with("images", height="64"), r"whole numbers of pixels, got 96 and '64' in image 40"),
     "area": (_with("annotations", area="large"), r"area must be a number of pixels, got 'large' in annotation 1"),
     "file": (_with("images", file_name="none.png"), r"none.png must be an image that can be read"),

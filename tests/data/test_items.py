@@ -90,6 +90,7 @@ def users(monkeypatch):
     module.none = lambda: None
     module.others = lambda: (Pairs(4), Others(2))
     module.fails = fails
+    module.subset = lambda: (torch.utils.data.Subset(Pairs(4), range(4)), Pairs(2))
     monkeypatch.setitem(sys.modules, "users_data", module)
 
 
@@ -97,6 +98,10 @@ def test_a_function_of_the_users_is_a_data_set(users):
     splits = load("users_data:both")
     assert (len(splits.train), len(splits.test), splits.classes) == (4, 2, ("red", "blue"))
     assert load("users_data:one", root="x").test is None
+    assert load("users_data:subset").classes == (
+        "0",
+        "1",
+    )  # without names on one side there is nothing to compare
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,7 @@ def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
 
 def test_a_split_is_not_train_and_test(saved, tmp_path):
     assert load("hf", root=saved, train="validation").test is None
+    assert load("hf", root=saved, test=False).test is None
     with pytest.raises(ValueError, match="must be two splits, got train for both"):
         load("hf", root=saved, test="train")
 

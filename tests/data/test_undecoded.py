@@ -139,6 +139,28 @@ class Pictures:
         return picture(i), self.targets[i]
 
 
+class Column:
+    """Labels in order that are numbered otherwise, as a column of pandas may be."""
+
+    def __len__(self):
+        return 30
+
+    def __iter__(self):
+        return (i % 3 for i in range(30))
+
+    def __getitem__(self, number):
+        return (29 - number) % 3
+
+
+class Shuffled(Pictures):
+    """One whose labels are such a column."""
+
+    targets = Column()
+
+    def __getitem__(self, i):
+        return picture(i), i % 3
+
+
 class Contradicting(Pictures):
     """One whose items have other labels than it says."""
 
@@ -178,6 +200,8 @@ def test_a_collection_of_ones_own_is_left_where_it_knows_its_labels(monkeypatch)
     )
     with pytest.raises(ValueError, match=r"item 17 must have the label that \.targets says, 2, got 0"):
         left.train.in_memory()
+    left = load("own_pictures:Shuffled", image_size=16, resident=False, workers=0).train
+    assert torch.equal(left.in_memory(), held.train.in_memory())
     assert load("own_pictures:Unlabelled", image_size=16).train.resident
     with pytest.raises(ValueError, match=r"must have \.targets, a class number for each of its 30 items"):
         load("own_pictures:Unlabelled", image_size=16, resident=False)

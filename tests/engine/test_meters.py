@@ -37,6 +37,17 @@ def test_predictions_for_one_wrong_class_are_a_collapse(predicted, targets, expe
     assert meters.collapsed() == expected
 
 
+def test_what_is_said_of_images_without_a_label_is_no_collapse():
+    meters, loss = Meters(["kd"], torch.device("cpu"), 4), torch.tensor(1.0)
+    targets = torch.tensor(([0, 1, 2, 3] + [-1] * 16) * 40)  # one of five has a label
+    predicted = torch.arange(len(targets)) % 4
+    meters.add(loss, {"kd": loss}, torch.eye(4)[(predicted + 1) % 4], targets)
+    assert meters.collapsed() is None
+    assert meters.summary()["train/acc1"] == 0.0
+    meters.add(loss, {"kd": loss}, torch.eye(4)[targets.clamp_min(0)], targets)
+    assert meters.summary()["train/acc1"] == 50.0
+
+
 def test_saved_sums_go_on_where_they_stopped():
     whole, first = (Meters(["ce", "kd"], torch.device("cpu"), 4) for _ in range(2))
     for meters in (whole, first):

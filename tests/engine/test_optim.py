@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from understudy.config import OptimizerConfig, ScheduleConfig
-from understudy.engine.optim import learning_rate, make_optimizer
+from understudy.engine.optim import laid_out, learning_rate, make_optimizer, prime, take_state
 
 
 def rates(config, steps_per_epoch=10, epochs=10, base=1.0):
@@ -70,3 +70,59 @@ def test_an_optimiser_step_agrees_with_the_plain_one(name):
         optimizer.step()
         plain.step()
     torch.testing.assert_close(ours, theirs)
+
+
+def two_parameters():
+    torch.manual_seed(0)
+    first, late = torch.nn.Parameter(torch.randn(5)), torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    late.data = late.data.to(memory_format=torch.channels_last)
+    return [first, late]
+
+
+def stepped(parameters, optimizer, steps, late_from):
+    for step in range(steps):
+        torch.manual_seed(step)
+        first, late = (torch.randn(p.shape) for p in parameters)
+        parameters[0].grad = first
+        parameters[1].grad = laid_out(late, parameters[1]) if step >= late_from else None
+        optimizer.step()
+    return [p.detach().clone() for p in parameters]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_gradient_may_come_later_than_the_others(name):
+    """As those of the heads of a term that starts in a later epoch."""
+    config = OptimizerConfig(name=name, lr=0.1)
+    ours, theirs = two_parameters(), two_parameters()
+    optimizer = make_optimizer(config, ours)
+    prime(optimizer)
+    plain = (
+        torch.optim.SGD(theirs, lr=0.1, momentum=0.9, weight_decay=5e-4)
+        if name == "sgd"
+        else torch.optim.AdamW(theirs, lr=0.1, weight_decay=5e-4)
+    )
+    for a, b in zip(stepped(ours, optimizer, 5, 2), stepped(theirs, plain, 5, 2), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_state_of_parameters_that_lay_otherwise_is_laid_as_these_do(name):
+    config = OptimizerConfig(name=name, lr=0.1)
+    whole = two_parameters()
+    expected = stepped(whole, make_optimizer(config, whole), 4, 0)
+    first = two_parameters()
+    before = make_optimizer(config, first)
+    stepped(first, before, 2, 0)
+    state = before.state_dict()
+    for entry in state["state"].values():  # as of parameters divided among processes
+        for key, value in entry.items():
+            entry[key] = value.contiguous()
+    after = make_optimizer(config, first)
+    take_state(after, state)
+    for step in (2, 3):
+        torch.manual_seed(step)
+        for parameter in first:
+            parameter.grad = laid_out(torch.randn(parameter.shape), parameter)
+        after.step()
+    for a, b in zip(first, expected, strict=True):
+        torch.testing.assert_close(a.detach(), b)

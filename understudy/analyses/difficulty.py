@@ -18,6 +18,7 @@ from understudy.engine.optim import learning_rate, make_optimizer
 from understudy.losses import nckd_loss, tckd_loss
 from understudy.metrics import correct
 from understudy.report.plots import Bars
+from understudy.scaling import scaled
 
 MOST = 2000
 """Images that are looked at."""
@@ -117,6 +118,8 @@ def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
     """Trains a fresh student by the run's recipe, on changed images in every epoch; returns its test accuracy."""
     config, data, epochs = pair.config, pair.built.data, pair.options.epochs
     train, teacher = config.train, pair.teacher
+    share = min(1.0, epochs / train.epochs)
+    schedule = scaled(config.replaced(study=None), share).train.schedule  # milestones move with the end
     assert teacher is not None
     torch.manual_seed(config.seed)
     student = read_model(config.student.model_copy(update={"weights": None}), data, pair.device)
@@ -138,7 +141,7 @@ def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
         for step, batch in enumerate(loader.epoch(epoch)):
             done, steps = epoch * loader.steps_per_epoch + step, loader.steps_per_epoch
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(train.schedule, train.optimizer.lr, done, steps, epochs)
+                group["lr"] = learning_rate(schedule, train.optimizer.lr, done, steps, epochs)
             out = distiller(**batch.inputs, epoch=epoch)
             distiller.backward(out)
             optimizer.step()

@@ -12,6 +12,7 @@ from understudy.analyses.pair import Pair
 from understudy.config import ArmConfig, Config
 from understudy.report.plots import Curve, Curves
 from understudy.report.summary import ALONE
+from understudy.scaling import scaled
 from understudy.study import study
 
 
@@ -19,7 +20,10 @@ def sensitivity(pair: Pair) -> Finding:
     """Returns test accuracy over the values of ``sweep.setting``: a study with an arm a value, in ``OUT/sweep``."""
     sweep = pair.options.sweep
     assert sweep.setting is not None  # it is among the needs
-    arms = [_arm(pair.config, sweep.setting, value) for value in sweep.values]
+    config = pair.config
+    if sweep.epochs is not None:  # milestones and ramps move with the end
+        config = scaled(config.replaced(study=None), min(1.0, sweep.epochs / config.train.epochs))
+    arms = [_arm(config, sweep.setting, value) for value in sweep.values]
     changes: dict[str, Any] = {
         "study": {"methods": [arm.model_dump(mode="json") for arm in arms], "seeds": list(sweep.seeds)},
         "output": str(pair.options.out / "sweep" / sweep.setting.replace(".", "-")),
@@ -27,7 +31,7 @@ def sensitivity(pair: Pair) -> Finding:
     if sweep.epochs is not None:
         changes["train.epochs"] = sweep.epochs
     with redirect_stdout(io.StringIO()):  # its table is ours, and its page stands in its folder
-        table = study(pair.config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
+        table = study(config.replaced(**changes), quiet=True, title=f"Sweep of {sweep.setting}").table
     scores = {
         row["name"]: {
             run["seed"]: run[table["metric"]] for run in row["runs"] if run[table["metric"]] is not None

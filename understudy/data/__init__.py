@@ -126,7 +126,9 @@ def load(
     without_test = options.get("test") is False
     if without_test:
         takes = ":" not in name and "test" in inspect.signature(reader).parameters
-        own = {"test": None} if takes else {}
+        own = (
+            {"test": False if name == "hf" else None} if takes else {}
+        )  # there None is any that can be found
         options = {key: value for key, value in options.items() if key != "test"} | own
     if ":" not in name:
         options = _check_options(name, options)

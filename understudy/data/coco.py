@@ -209,7 +209,7 @@ def _images(
         number = numbers[category]
         rows[image].append([0.0 if crowd else number, left, top, right, bottom, crowd and number, area])
     images = [
-        _Image(folder / str(entry["file_name"]), entry["width"], entry["height"], rows[entry["id"]])
+        _Image(folder / str(entry["file_name"]), *sizes[entry["id"]], rows[entry["id"]])
         for entry in content["images"]
     ]
     return images, dropped
@@ -217,12 +217,12 @@ def _images(
 
 def _size(entry: Mapping[str, Any], file: Path) -> tuple[int, int]:
     sides = entry["width"], entry["height"]
-    if not all(isinstance(side, int) and side > 0 for side in sides):
+    if not all(isinstance(side, int | float) and side > 0 and side == int(side) for side in sides):
         raise ValueError(
             f"width and height must be whole numbers of pixels, got {sides[0]!r} and {sides[1]!r} in image "
             f"{entry.get('id', '?')} of {file}. Correct them"
         )
-    return sides
+    return int(sides[0]), int(sides[1])
 
 
 def _area(entry: Mapping[str, Any], of_box: float, file: Path) -> float:

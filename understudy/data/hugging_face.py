@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from understudy.data.undecoded import Form, Resident, read_images
 def read_hugging_face(
     root: str | Path,
     train: str = "train",
-    test: str | None = None,
+    test: str | Literal[False] | None = None,
     download: bool = False,
     image_column: str = "image",
     label_column: str = "label",
@@ -39,7 +39,7 @@ def read_hugging_face(
     Args:
         root: a folder that ``save_to_disk`` wrote, or a name on the hub (``owner/name`` or ``owner/name:config``).
         train: name of the split to train on.
-        test: name of the split to measure on; ``None``: ``test`` or ``validation`` if there is one.
+        test: name of the split to measure on; ``None``: ``test`` or ``validation`` if there is one; ``False``: none.
         download: fetch what is not in the cache; nothing is fetched otherwise.
         image_column: of the images.
         label_column: of the class numbers, or of lists of them: then an image may have several classes.
@@ -64,7 +64,7 @@ def read_hugging_face(
         splits = _open(datasets, str(root), download)
         names = {"train": train}
         others = (name for name in ("test", "validation") if name in splits and name != train)
-        found_test = test or next(others, None)
+        found_test = None if test is False else test or next(others, None)
         if found_test == train:
             raise ValueError(
                 f"data.train and data.test must be two splits, got {train} for both. Choose another"
@@ -82,8 +82,8 @@ def read_hugging_face(
             option: _labels(splits[name], label_column, f"{root}/{name}") for option, name in names.items()
         }
         classes = _classes(splits[train], label_column, labels["train"], f"{root}/{train}")
-        theirs = _names(splits[names["test"]], label_column) if "test" in names else None
-        if theirs is not None and list(theirs) != list(classes):
+        ours, theirs = (_names(splits[name], label_column) for name in (train, names.get("test", train)))
+        if ours is not None and theirs is not None and list(theirs) != list(ours):
             raise ValueError(
                 f"splits {train} and {names['test']} of {root} must number the same classes alike, got others. Encode "
                 "the labels of all splits together"

@@ -52,6 +52,7 @@ def read_items(
     count, form = len(items), Form(image_size, channels, max_gib, resident, workers)
     known = getattr(items, "targets", None)
     if known is not None and len(known) == count:
+        known = list(known)  # a column of pandas may be numbered otherwise
         left = leave_encoded(_Items(items, known, name), name, form)
         if left is not None:
             labels = [_class_number(label, f"{name} item {i}") for i, label in enumerate(known)]
@@ -136,7 +137,7 @@ def read_python(
     if parts[1] is None:
         return train, None
     theirs = getattr(parts[1], "classes", None)
-    if theirs is not None and tuple(map(str, theirs)) != train.classes:
+    if classes is not None and theirs is not None and tuple(map(str, theirs)) != train.classes:
         raise ValueError(
             f"train and test of {name} must have the same .classes, got others, so that labels would mean others. "
             "Number the classes of both alike"

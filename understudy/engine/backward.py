@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.engine.distributed import Ranks, Share
+from understudy.engine.optim import laid_out
 from understudy.engine.reduction import GradientMean, Gradients
 from understudy.engine.sharding import Shards
 from understudy.gradients import align_features, align_gradients
@@ -99,7 +100,7 @@ class Backward:
             self.forget()
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
-                    gradient = _laid_out(gradient, parameter)
+                    gradient = laid_out(gradient, parameter)
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def forget(self) -> None:
@@ -221,20 +222,6 @@ def _leaves(loss: Tensor) -> set[int]:
             if (leaf := getattr(node, "variable", None)) is not None:
                 leaves.add(id(leaf))
     return leaves
-
-
-def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Returns a gradient in the memory layout of its parameter, which `torch.autograd.grad` does not see to.
-
-    Fused optimisers go through both by address. Of a convolution that is not channels-last behind one that is, a
-    channels-last gradient would be taken for another one (CPU), or refused (CUDA).
-    """
-    ours, theirs = gradient.stride(), parameter.stride()
-    if ours == theirs or all(
-        a == b or size == 1 for a, b, size in zip(ours, theirs, parameter.shape, strict=True)
-    ):
-        return gradient
-    return torch.empty_like(parameter, requires_grad=False).copy_(gradient)
 
 
 def _add(held: Gradients, new: Gradients) -> Gradients:

@@ -116,15 +116,6 @@ class Watch:
             self._saved = None
         self._set_limits()
 
-    def prime(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gives a momentum its zeros: a first step that is skipped would leave whatever is in new memory."""
-        if not self.skips or not isinstance(optimizer, torch.optim.SGD):
-            return
-        for group in optimizer.param_groups:
-            if group["momentum"]:
-                for parameter in group["params"]:
-                    optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-
     def begin(self, meters: Meters, average: MovingAverage | None) -> None:
         """Notes what a step will change."""
         self._sums = meters.sums.clone()

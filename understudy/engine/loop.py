@@ -29,7 +29,7 @@ from understudy.engine.divergence import CHECK_EVERY, Finding, SetbackError, Wat
 from understudy.engine.ema import MovingAverage
 from understudy.engine.memory import give_back
 from understudy.engine.meters import Meters
-from understudy.engine.optim import learning_rate
+from understudy.engine.optim import learning_rate, prime, take_state
 from understudy.engine.sharding import optimizer_state
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import Tracker
@@ -185,7 +185,7 @@ class Job:
         distiller.take_state(state["model"])
         if distiller.divided:
             optimizer = optimizer_state(optimizer, distiller.trainable_names(), distiller.own_state)
-        self.optimizer.load_state_dict(optimizer)
+        take_state(self.optimizer, optimizer)
         if self.average is not None:
             self.average.load_state_dict(distiller.own_state(state["average"]))
         self.meters, self.best, self.seconds = state["meters"], state["best"], state["seconds"]
@@ -207,7 +207,7 @@ def fit(job: Job) -> None:
 def steps(job: Job) -> Iterator[None]:
     """Trains as :func:`fit` does, and gives the word back after every step."""
     job.console.start("training", job.train.epochs * job.steps, job.epoch * job.steps + job.step)
-    job.watch.prime(job.optimizer)
+    prime(job.optimizer)
     if job.watch.rewinds and not job.ranks.first(job.checkpoint.exists):
         job.save()
     job.keep_good()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from understudy.config import OptimizerConfig, ScheduleConfig
 from understudy.widest import has_float64
@@ -31,6 +32,50 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         weight_decay=config.weight_decay,
         fused=fused,
     )
+
+
+def prime(optimizer: torch.optim.Optimizer) -> None:
+    """Gives every momentum its zeros, which make the same first step as none.
+
+    Fused SGD takes either all of them or none: a parameter whose first gradient comes later (a term that starts in a
+    later epoch) would end the run. And a first step that is skipped would leave whatever is in new memory.
+    """
+    if isinstance(optimizer, torch.optim.SGD):
+        for group in optimizer.param_groups:
+            if group["momentum"]:
+                for parameter in group["params"]:
+                    state = optimizer.state[parameter]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter, requires_grad=False)
+
+
+def take_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads an optimiser's state, each tensor in the memory layout of its parameter.
+
+    It may come from parameters that lay otherwise: divided among processes, or of a run without channels-last.
+    """
+    optimizer.load_state_dict(state)
+    for parameter, own in optimizer.state.items():
+        for key, value in own.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                own[key] = laid_out(value, parameter)
+
+
+def laid_out(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """Returns a gradient, or a part of an optimiser's state, in the memory layout of its parameter.
+
+    Fused optimisers go through all of them by address, and `torch.autograd.grad` does not see to it: of a convolution
+    that is not channels-last behind one that is, a channels-last gradient would be taken for another one (CPU), or
+    refused (CUDA).
+    """
+    if tensor.layout != torch.strided:  # of a sparse embedding
+        return tensor
+    ours, theirs = tensor.stride(), parameter.stride()
+    if ours == theirs or all(
+        a == b or size == 1 for a, b, size in zip(ours, theirs, parameter.shape, strict=True)
+    ):
+        return tensor
+    return torch.empty_like(parameter, requires_grad=False).copy_(tensor)
 
 
 def learning_rate(config: ScheduleConfig, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:

@@ -108,7 +108,7 @@ def _check_folder(folder: Path) -> None:
     if theirs := [name for name in (*FILES.values(), _CARD) if (folder / name).exists()]:
         raise ValueError(
             f"out must be a new folder or an earlier export's, got {folder}, which has a {theirs[0]} of its own. "
-            "Choose another"
+            "Choose another, or move it away"
         )
 
 

@@ -24,17 +24,15 @@ class Transplant(nn.Module):
     Args:
         connect: from the student's last map to the teacher's channels.
         classifier: the teacher's last linear layer; copied.
-        keeps_map: whether :meth:`connected` will be asked for the map of a forward pass.
 
     Shape:
         the student's ``stage_last``, ``(B, C, H, W)`` or tokens ``(B, N, D)`` -> logits ``(B, classes)``.
     """
 
-    def __init__(self, connect: nn.Module, classifier: nn.Linear, keeps_map: bool = True) -> None:
+    def __init__(self, connect: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
         self.connect = connect
         self.classifier = without_hooks(classifier).requires_grad_(False)
-        self.keeps_map = keeps_map
         self.checked = False
         """Whether :meth:`check` has passed, here or in the run whose state was loaded."""
         self._last: tuple[Tensor, Tensor] | None = None
@@ -42,8 +40,7 @@ class Transplant(nn.Module):
     def forward(self, shown: Tensor) -> Tensor:
         """Returns the teacher's classifier on the student's pooled, connected map."""
         connected = self.connect(as_map(shown))
-        self._last = None
-        if torch.is_grad_enabled() and self.keeps_map:
+        if torch.is_grad_enabled():
             self._last = (shown, connected)
         return self.classify(connected)
 
@@ -55,6 +52,10 @@ class Transplant(nn.Module):
         """
         last, self._last = self._last, None
         return last[1] if last is not None and last[0] is shown else self.connect(as_map(shown))
+
+    def forget(self) -> None:
+        """Lets go of the map of the last forward pass, which nobody will ask for."""
+        self._last = None
 
     def classify(self, connected: Tensor) -> Tensor:
         """Returns logits ``(B, classes)`` of a connected map."""
@@ -89,11 +90,7 @@ class Transplant(nn.Module):
 
 
 def transplanted_head(
-    setup: Setup,
-    kind: ConnectorKind,
-    name: str,
-    init: Literal["default", "fan_out"] = "default",
-    keeps_map: bool = True,
+    setup: Setup, kind: ConnectorKind, name: str, init: Literal["default", "fan_out"] = "default"
 ) -> Transplant:
     """Returns a new connector with the teacher's classifier.
 
@@ -102,7 +99,6 @@ def transplanted_head(
         kind: of the connector.
         name: config name of the method, for the errors.
         init: of the connector's convolutions.
-        keeps_map: as :class:`Transplant` takes it.
 
     Raises:
         ValueError: the teacher's classifier does not read its pooled last map (of as many channels as the classifier
@@ -132,7 +128,7 @@ def transplanted_head(
             f"{setup.num_classes} and teacher {guide.num_classes}. Use a teacher for these classes"
         )
     channels = map_shape(setup.student, "stage_last")[0]
-    return Transplant(map_connector(kind, channels, classifier.in_features, init), classifier, keeps_map)
+    return Transplant(map_connector(kind, channels, classifier.in_features, init), classifier)
 
 
 def find_transplant(heads: nn.ModuleDict) -> Transplant:

@@ -41,10 +41,7 @@ class IJCKD(Method):
         Raises:
             ValueError: the teacher's classifier does not read its pooled last map, or has other classes.
         """
-        reads_map = self.feature_weight > 0
-        return nn.ModuleDict(
-            {"transplant": transplanted_head(setup, self.connector, "ijckd", keeps_map=reads_map)}
-        )
+        return nn.ModuleDict({"transplant": transplanted_head(setup, self.connector, "ijckd")})
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the difference of logits, plus the weighted one of maps; ``student`` has :meth:`logits` as logits."""
@@ -52,6 +49,7 @@ class IJCKD(Method):
         if self.feature_weight > 0:
             connected = find_transplant(heads).connected(student["stage_last"])
             loss = loss + self.feature_weight * hint_loss(*pool_larger(connected, teacher["stage_last"]))
+        find_transplant(heads).forget()
         return loss
 
     def logits(self, student: Outputs, heads: nn.ModuleDict) -> Tensor:

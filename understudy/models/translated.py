@@ -179,7 +179,7 @@ def classify(network: Network, feature: Tensor) -> Tensor:
 
     Args:
         network: that ends in a linear layer.
-        feature: ``(..., D)``.
+        feature: ``(B, D)``.
     """
     head = network.classifier
     dtype = torch.promote_types(head.weight.dtype, torch.float32)

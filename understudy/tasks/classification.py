@@ -74,8 +74,9 @@ class ClassTally:
         """Counts the answers ``(..., C)`` to samples with labels ``(...)``, -1 for none."""
         predicted = logits.argmax(dim=-1)
         right = (predicted == target).sum()
-        self.counts.add_(torch.stack([right, (target >= 0).sum()]))  # others have no label
-        self.predicted.index_add_(0, predicted.flatten(), torch.ones_like(predicted).flatten())
+        labelled = target >= 0  # what is said of the others says nothing
+        self.counts.add_(torch.stack([right, labelled.sum()]))
+        self.predicted.index_add_(0, predicted.flatten(), labelled.flatten().to(predicted.dtype))
 
     def judged(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns right answers, all answers, and those for each class."""

@@ -64,8 +64,9 @@ class Segmentation(Plain):
             )
         counted = target != IGNORE
         if target.device.type == "cpu" and not torch.compiler.is_compiling():
-            absent = (target == _NO_LABEL).flatten(1)  # of whole images only
-            wrong = counted & ((target < 0) | (target >= num_classes)) & ~absent.all(dim=1).view(-1, 1, 1)
+            nothing = (target == _NO_LABEL) | ~counted
+            told = ~nothing.flatten(1).all(dim=1).view(-1, 1, 1)  # -1 is of whole images only
+            wrong = counted & ((target < 0) | (target >= num_classes)) & told
             if wrong.any():
                 raise ValueError(
                     f"masks must hold class numbers from 0 to {num_classes - 1}, or {IGNORE} for what is ignored, got "

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import understudy as us
+from understudy import guidance
 from understudy import run as jobs
 from understudy.demo import MARK
 from understudy.files import locked
@@ -18,6 +19,7 @@ from understudy.methods import METHODS
 from understudy.pool import is_held
 from understudy.report.published import Published
 from understudy.study import folder_name
+from understudy.teacher.precision import PrecisionChoice
 
 
 @pytest.fixture
@@ -33,6 +35,25 @@ def plan(digits_config, tmp_path):
         },
         "output": str(tmp_path / "study"),
     }
+
+
+def test_all_runs_have_their_teacher_in_one_precision(plan, monkeypatch):
+    """Each would choose by a clock: runs that are compared could have different teachers."""
+    asked = []
+
+    def by_turns(module, images, wanted="auto"):
+        asked.append(wanted)
+        return PrecisionChoice("bf16" if len(asked) % 2 else "fp32", "")
+
+    monkeypatch.setattr(guidance, "choose_precision", by_turns)
+    plan["train"] |= {"precision": "bf16", "epochs": 1}
+    study = us.study(plan, quiet=True)
+    assert asked == ["auto"]
+    configs = [us.load_config(file) for file in sorted(study.path.glob("[km]*/seed-*/config.yaml"))]
+    assert [config.teacher.precision for config in configs] == ["bf16"] * 4
+    (study.path / "kd" / "seed-1" / "result.json").unlink()
+    us.study(plan | {"study": plan["study"] | {"seeds": [0]}}, quiet=True)  # what was chosen holds
+    assert asked == ["auto"]
 
 
 def test_a_study_compares_every_method_with_the_student_alone_and_with_kd(plan):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from understudy.build import Built, augmentation, memory_format
-from understudy.config import AUTO, Config, TeacherConfig
+from understudy.build import Built, augmentation, build, memory_format, process
+from understudy.config import AUTO, Config, TeacherConfig, load_config
 from understudy.data.images import ImageSet
 from understudy.engine.distributed import Ranks
 from understudy.engine.stream import Stream
@@ -65,6 +65,30 @@ def settle_precision(built: Built, images: ImageSet, ranks: Ranks) -> Built:
         config=built.config.replaced(**settled),
         notes=(*built.notes, *(choice.note for choice in choices.values() if choice.note)),
     )
+
+
+def one_precision(config: Config, earlier: Iterable[Path]) -> dict[str, str]:
+    """Returns the precision of the teacher for all runs of a study or a search, as a change to their config.
+
+    Each would choose anew by a clock, and runs that are compared might have different teachers.
+
+    Args:
+        config: one of the runs, its teacher with weights.
+        earlier: configs of runs that there are already; what the first one chose holds.
+    """
+    teacher = config.teacher
+    if teacher is None or teacher.precision != AUTO or config.train.precision == "fp32":
+        return {}
+    for file in earlier:
+        stored = load_config(file).teacher
+        if stored is not None and stored.precision != AUTO:
+            return {"teacher.precision": stored.precision}
+    with process(config) as device:
+        built = build(config, device)
+        settled = settle_precision(built, built.data.train.to(device), Ranks()).config.teacher
+        built.distiller.close()
+    assert settled is not None
+    return {"teacher.precision": settled.precision}
 
 
 def attach_answers(

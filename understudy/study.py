@@ -18,7 +18,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json
-from understudy.guidance import check_tables, kept, tables_folder
+from understudy.guidance import check_tables, kept, one_precision, tables_folder
 from understudy.job import finished
 from understudy.methods.presets import preset
 from understudy.models import backbone_alone
@@ -110,6 +110,9 @@ def study(
             teacher = _teacher(base, folder / TEACHER, quiet, plan.metric)
             if teacher["weights"]:
                 base = base.replaced(**{"teacher.weights": teacher["weights"], "teacher.pretrained": False})
+            for arm in arms[:1]:
+                first = base.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
+                base = base.replaced(**one_precision(first, sorted(folder.glob("*/seed-*/config.yaml"))))
             tasks = _tasks(base, folder, arms, plan.seeds)
             results = Runs([task for _, _, task in tasks], workers, console.say, quiet)()
         except InterruptedRunError:

@@ -19,7 +19,7 @@ from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
-from understudy.guidance import check_tables, tables_folder
+from understudy.guidance import check_tables, one_precision, tables_folder
 from understudy.job import DATABASE
 from understudy.methods.term import label_terms
 from understudy.report.summary import ALONE
@@ -90,6 +90,9 @@ def tune(
             console.say(f"{one.name}: {', '.join(s.describe() for s in one.settings) or 'nothing to change'}")
         try:
             teacher = _teacher(base, folder, console)
+            learners = [c.config.replaced(**teacher) for c in contenders if c.config.teacher is not None]
+            if learners:
+                teacher |= one_precision(learners[-1], sorted(folder.glob("trials/*/config.yaml")))
             contenders = [Contender(c.name, c.config.replaced(**teacher), c.settings) for c in contenders]
             search = Search(folder, plan, contenders, workers, console)
             search()

@@ -521,6 +521,12 @@ class Config(_Strict):
         seeds = self.train.seeds
         if seeds is not None and (len(set(seeds)) < len(seeds) or min(seeds) < 0):
             raise ValueError(f"train.seeds must be different numbers from 0 up, got {seeds}. Correct them")
+        alone = [name for name in self.train.trackers if name != "tensorboard"]
+        if seeds is not None and alone:
+            raise ValueError(
+                f"train.trackers must be tensorboard where train.seeds is given, got {alone[0]}, which follows one run "
+                "at a time. Leave it out, or run one seed at a time"
+            )
         if seeds is not None and (self.assistants or self.generations > 1):
             raise ValueError(
                 "train.seeds must not stand beside assistants or generations, got both. Run one seed at a time"

@@ -122,8 +122,8 @@ def attach_answers(
     names = built.distiller.guides.networks
     guided = ranks.together(lambda: [g for name in names if (g := guide(built, name, images))])
     epochs = built.config.train.epochs
-    places = ranks.first(lambda: {g.name: _place(g, folder, epochs, runs) for g in guided})
-    asked = {name: _last_asked(stream, name, epochs) for name in places}
+    asked = {g.name: _last_asked(stream, g.name, epochs) for g in guided}
+    places = ranks.first(lambda: {g.name: _place(g, folder, asked[g.name], runs) for g in guided})
     stream.answers = ranks.together(
         lambda: {
             g.name: Answers(
@@ -323,10 +323,12 @@ def _blocks(built: Built, name: str, images: ImageSet, dtype: TableDtype | None)
 
 
 def _place(guidance: Guidance, folder: Path, epochs: int, runs: int) -> tuple[str, str]:
-    """Returns where a teacher's answers are kept (``off``, ``memory`` or a folder), and a note."""
+    """Returns where the answers of a teacher that is asked in so many epochs are kept (``off``, ...), and a note."""
     config = guidance.config
     if config.table != AUTO:
         return config.table, ""
+    if epochs == 0:  # no term that reads it ever begins
+        return OFF, ""
     assert guidance.fingerprint is not None
     path, note = auto_table(
         guidance.blocks.layout, guidance.fingerprint, tables_folder(config, folder), epochs=epochs, runs=runs

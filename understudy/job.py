@@ -72,6 +72,7 @@ def open_job(
         prefix: of what is said.
         runs: how many jobs with the same views share the teachers' tables.
     """
+    check_begins(config)
     folder, ranks = Path(config.output), Ranks()
     wanted, data, stream = stored or config, None, None
     if first is not None:
@@ -97,6 +98,22 @@ def open_job(
     ranks.first(partial(_claim, held, folder, config, built))
     job.inputs = ranks.first(partial(inputs, built, None if first is None else first[0].inputs["digests"]))
     return job, built
+
+
+def check_begins(config: Config) -> None:
+    """Refuses a training that is over before any term has reached the student's classifier.
+
+    Raises:
+        ValueError: with the term that would have been the first one, and its epoch.
+    """
+    epochs, terms = config.train.epochs, build_terms(config.losses)
+    judging = [t for t in terms if t.method.replaces_classifier or "logits" in t.method.student_roles]
+    if judging and all(term.weight.from_epoch > epochs for term in judging):
+        first = min(judging, key=lambda term: term.weight.from_epoch)
+        raise ValueError(
+            f"a term on the student's logits must begin within train.epochs = {epochs}, got {first.label!r} from epoch "
+            f"{first.weight.from_epoch} on. Train for longer, or let it begin earlier"
+        )
 
 
 def _claim(held: ExitStack, folder: Path, config: Config, built: Built) -> None:
@@ -239,7 +256,7 @@ def take_up(verb: str, job: Job, built: Built, anyway: bool = False) -> None:
     _restore(job, built, anyway)
     if job.ranks.is_first:
         values = built.config.model_dump(mode="json")
-        job.trackers = open_trackers(job.train.trackers, job.folder, values, job.epoch)
+        job.trackers = open_trackers(job.train.trackers, job.folder, values, job.epoch, job.console.say)
 
 
 def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRunError) -> None:

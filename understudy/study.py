@@ -19,7 +19,7 @@ from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json
 from understudy.guidance import check_tables, kept, one_precision, tables_folder
-from understudy.job import finished
+from understudy.job import check_begins, finished
 from understudy.methods.presets import preset
 from understudy.models import backbone_alone
 from understudy.pool import Runs, Task
@@ -101,7 +101,7 @@ def study(
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
     for arm in arms:  # what does not hold is said before anything is trained
-        config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
+        check_begins(config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump()))
     check_tables(config, {arm.name: arm.losses for arm in arms})
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all

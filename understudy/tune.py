@@ -20,7 +20,7 @@ from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
 from understudy.files import locked, write_json, write_text
 from understudy.guidance import check_tables, one_precision, tables_folder
-from understudy.job import DATABASE
+from understudy.job import DATABASE, check_begins
 from understudy.methods.term import label_terms
 from understudy.report.summary import ALONE
 from understudy.run import Source
@@ -193,6 +193,7 @@ def _contenders(base: Config, plan: TuneConfig, auto: bool, console: Console) ->
         assert data.val is not None
         for one in all_of_them:
             try:
+                check_begins(one.config)
                 build(one.config, device, data).distiller.close()
             except ValueError as error:
                 if not auto or one.name == ALONE:

@@ -86,6 +86,24 @@ def test_mlflow_is_given_flat_parameters_once_and_goes_on_in_its_run(tmp_path, m
     ] * 2
 
 
+def test_a_tracker_that_fails_does_not_end_the_run(tmp_path, monkeypatch):
+    mlflow, said = FakeMLflow(), []
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    (tracker,) = open_trackers(["mlflow"], tmp_path, CONFIG, 0, said.append)
+
+    def away(numbers, step):
+        raise ConnectionError("no route to host\nand much more")
+
+    mlflow.log_metrics = away
+    for _ in range(2):
+        tracker.log(LINE)
+    del mlflow.log_metrics
+    tracker.log(LINE)
+    tracker.close()
+    assert said == ["mlflow failed, the run goes on: ConnectionError: no route to host"]
+    assert [call[0] for call in mlflow.calls].count("log") == 1
+
+
 def test_mlflow_nests_in_a_run_of_the_caller(tmp_path, monkeypatch):
     mlflow = FakeMLflow()
     mlflow.active = object()

@@ -9,7 +9,11 @@ from safetensors.torch import load_file
 
 import understudy as us
 from understudy.engine import loop
+from understudy.files import read_json_lines
 from understudy.methods import METHODS
+from understudy.methods.presets import PRESETS
+from understudy.methods.term import build_terms
+from understudy.scaling import scaled
 
 SETTINGS = {
     "crd": {"negatives": 8},  # of 16 images
@@ -120,6 +124,29 @@ def test_two_epochs_on_digits_run_deploy_and_resume(name, digits_config, tmp_pat
     ours, theirs = (load_file(run.path / "student.safetensors") for run in (whole, resumed))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in PRESETS if name not in ("dkd+reviewkd", "fgfi")]
+)  # of boxes
+def test_every_preset_goes_through_its_schedule(name, digits_config):
+    """In a fortieth of the epochs: ramps, terms that start late and terms that end, under the default optimiser."""
+    student, teacher = PAIRS.get(name, ("cnn_tiny", "resnet8"))
+    config = {key: value for key, value in digits_config.items() if key not in ("losses", "gradients")} | {
+        "method": name,
+        "student": {"model": student},
+        "teacher": None if name in ("ce", "dml") else {"model": teacher},
+        "data": {"name": "digits", "limit": 70},
+        "train": digits_config["train"] | {"epochs": 240, "ema": None, "optimizer": {"lr": 0.001}},
+    }
+    short = scaled(us.load_config(config), 6 / 240)
+    assert short.train.epochs == 6
+    run = (us.train if name == "ce" else us.distill)(short, quiet=True)
+    seen = {
+        key.removeprefix("train/") for line in read_json_lines(run.path / "metrics.jsonl") for key in line
+    }
+    assert {term.label for term in build_terms(short.losses)} <= seen
 
 
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.uses_labels and not m.label_loss])

@@ -109,7 +109,44 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any], epoch: int) -> list[Tracker]:
+class Spared:
+    """A tracker whose failures end its notes, not the run: a server may be away for a moment in epoch 200.
+
+    Args:
+        tracker: itself.
+        name: of the tracker.
+        say: tells the user that it failed, once.
+    """
+
+    def __init__(self, tracker: Tracker, name: str, say: Callable[[str], None]) -> None:
+        self._tracker, self._name, self._say = tracker, name, say
+        self._failed = False
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Hands the line on."""
+        self._tried(lambda: self._tracker.log(line))
+
+    def close(self) -> None:
+        """Closes the tracker."""
+        self._tried(self._tracker.close)
+
+    def _tried(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # each of them has errors of its own
+            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            if not self._failed:
+                self._say(f"{self._name} failed, the run goes on: {type(error).__name__}: {reason}")
+            self._failed = True
+
+
+def open_trackers(
+    names: Sequence[str],
+    folder: Path,
+    config: Mapping[str, Any],
+    epoch: int,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Tracker]:
     """Returns the writers of a run.
 
     Args:
@@ -117,8 +154,11 @@ def open_trackers(names: Sequence[str], folder: Path, config: Mapping[str, Any],
         folder: of the run; its name is the run's name.
         config: of the run, as plain values.
         epoch: epochs done, of a run that is resumed.
+        say: tells the user what fails later.
     """
-    return [_TRACKERS[name](folder, folder.resolve().name, config, epoch) for name in names]
+    return [
+        Spared(_TRACKERS[name](folder, folder.resolve().name, config, epoch), name, say) for name in names
+    ]
 
 
 def _identity(folder: Path, name: str, create: Callable[[], str]) -> str:

@@ -110,7 +110,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class Spared:
-    """A tracker whose failures end its notes, not the run: a server may be away for a moment in epoch 200.
+    """A tracker whose failures are said and do not end the run: a server may be away for a moment in epoch 200.
 
     Args:
         tracker: itself.

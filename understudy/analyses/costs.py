@@ -21,10 +21,9 @@ def costs(study: StudyFolder) -> Finding:
     metric = string(study.study, "metric") or "test/acc1"
     score = metric.rpartition("/")[2]
     for arm in items(study.study, "arms"):
-        runs = [
-            run for run in items(arm, "runs") if number(run, metric) is not None
-        ]  # not those that diverged
-        scores = [value for run in runs if (value := number(run, metric)) is not None]
+        scored = [(run, number(run, metric)) for run in items(arm, "runs")]
+        runs = [run for run, value in scored if value is not None]  # not those that diverged
+        scores = [value for _, value in scored if value is not None]
         seconds = [_seconds_an_epoch(study, run.get("path"), number(run, "seconds")) for run in runs]
         timed = [value for value in seconds if value is not None]
         if not scores:

@@ -138,9 +138,8 @@ def load(
         )
     read, test = reader(**options)
     test = None if without_test else test
-    whole = not isinstance(
-        read, MaskSet | BoxSet
-    )  # images with masks or boxes are measured at a size of their own
+    # images with masks or boxes are measured at a size of their own
+    whole = not isinstance(read, MaskSet | BoxSet)
     if test is not None and whole and test.image_size != read.image_size:
         raise ValueError(
             f"training and test images must have one size, got {_size(read)} and {_size(test)}. Set data.image_size"

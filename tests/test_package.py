@@ -1,6 +1,9 @@
 """What is said of the package in several places is the same."""
 
+import importlib
 import re
+import subprocess
+import sys
 from importlib import metadata
 from operator import attrgetter
 from pathlib import Path
@@ -28,9 +31,24 @@ def test_the_citation_is_of_this_version_and_names_what_there_is():
 
 
 def test_dir_shows_what_is_exported_and_nothing_that_it_is_made_of():
-    text = (ROOT / "understudy" / "__init__.py").read_text()
+    text = (ROOT / "understudy" / "__init__.pyi").read_text()
     exported = re.findall(r"^from [\w.]+ import \w+ as (\w+)$", text, re.MULTILINE)
-    assert dir(us) == sorted(["__version__", *exported])
+    assert len(exported) > 40
+    assert dir(us) == sorted(exported)
+    assert all(getattr(us, name) is not None for name in exported)
+
+
+@pytest.mark.parametrize("name", ["bench", "compare", "demo", "doctor", "predict", "reproduce", "study", "tune"])
+def test_a_function_is_not_hidden_by_the_module_of_its_name(name):
+    importlib.import_module(f"understudy.{name}")
+    assert callable(getattr(us, name))
+
+
+def test_help_need_not_wait_for_torch():
+    heavy = "{'torch', 'torchvision', 'numpy', 'scipy', 'sklearn', 'matplotlib', 'pandas', 'pyarrow', 'PIL'}"
+    code = f"import sys, understudy.cli; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_the_version_is_said_in_a_checkout_that_is_not_installed(monkeypatch, capsys):

@@ -433,26 +433,35 @@ def main() -> None:
     0 done; 2 the user's input is wrong or the training diverged (one line, no traceback); 130 interrupted, resumable;
     1, with a traceback, our fault.
     """
-    from understudy.engine.distributed import OtherProcessError
-    from understudy.engine.launch import lost
-    from understudy.engine.loop import InterruptedRunError
-
     if os.getcwd() not in sys.path:  # package.module:factory may lie here, as `python -m` finds it
         sys.path.append(os.getcwd())
     try:
         app()
-    except OtherProcessError:
-        sys.exit(2)  # the process that failed says why
-    except (ValueError, OSError) as error:
-        print(f"understudy: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if (line := lost(error)) is None:
-            raise
-        print(f"understudy: {line}", file=sys.stderr)
-        sys.exit(2)
-    except (InterruptedRunError, KeyboardInterrupt):
+    except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        status, line = _ended(error)
+        if status == 1:
+            raise
+        if line is not None:
+            print(f"understudy: {line}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _ended(error: Exception) -> tuple[int, str | None]:
+    """Returns the exit status for an error, and what is to be said of it."""
+    from understudy.engine.distributed import OtherProcessError
+    from understudy.engine.launch import lost
+    from understudy.engine.loop import InterruptedRunError
+
+    if isinstance(error, InterruptedRunError):
+        return 130, None
+    if isinstance(error, OtherProcessError):
+        return 2, None  # the process that failed says why
+    if isinstance(error, (ValueError, OSError)):
+        return 2, _one_line(error)
+    line = lost(error)
+    return (1, None) if line is None else (2, line)
 
 
 def _one_line(error: ValueError | OSError) -> str:

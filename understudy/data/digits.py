@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 
 from understudy.data.images import ImageSet
 from understudy.data.subsets import complement, stratified
@@ -20,6 +19,8 @@ def read_digits() -> tuple[ImageSet, ImageSet]:
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998. scikit-learn has the
     1,797 images of its test part, undivided; this division is ours.
     """
+    from sklearn.datasets import load_digits  # seconds to import
+
     pixels, labels = load_digits(return_X_y=True)
     images = torch.from_numpy(pixels * (255 / 16)).round().to(torch.uint8).reshape(-1, 1, 8, 8)
     targets = torch.from_numpy(labels).long()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 
 
@@ -36,6 +35,8 @@ def average_precision(logits: Tensor, target: Tensor) -> Tensor:
         >>> average_precision(logits, torch.tensor([[1, 0], [0, 0], [1, -1]])).tolist()
         [0.8333333333333333, nan]
     """
+    from sklearn.metrics import average_precision_score  # seconds to import
+
     check_multilabel(logits, target)
     scores, wanted = logits.cpu().double().numpy(), target.cpu().numpy()
     if np.isnan(scores).any():

@@ -1,0 +1,54 @@
+"""The public surface: what stands here is imported when it is first used."""
+
+from . import analysis as analysis
+from . import gradients as gradients
+from . import listing as listing
+from . import losses as losses
+from . import metrics as metrics
+from . import tables as tables
+from .analyses import ANALYSES as ANALYSES
+from .analyses.job import Analysed as Analysed
+from .analyses.job import analyze as analyze
+from .bench import bench as bench
+from .compare import compare as compare
+from .config import Config as Config
+from .config import load_config as load_config
+from .data import DATASETS as DATASETS
+from .demo import demo as demo
+from .doctor import doctor as doctor
+from .engine.backward import StepOutput as StepOutput
+from .engine.distiller import Distiller as Distiller
+from .engine.divergence import DivergedError as DivergedError
+from .engine.loop import InterruptedRunError as InterruptedRunError
+from .exports import Exported as Exported
+from .exports import export as export
+from .init import write_config as write_config
+from .interface import Batch as Batch
+from .interface import Network as Network
+from .interface import Outputs as Outputs
+from .interface import Search as Search
+from .interface import Setup as Setup
+from .methods import METHODS as METHODS
+from .methods import Method as Method
+from .methods.presets import PRESETS as PRESETS
+from .models import MODELS as MODELS
+from .models import create_model as create_model
+from .predict import Prediction as Prediction
+from .predict import predict as predict
+from .report import write_run_report as write_run_report
+from .report import write_study_report as write_study_report
+from .reproduce import Reproduction as Reproduction
+from .reproduce import reproduce as reproduce
+from .run import Run as Run
+from .run import distill as distill
+from .run import evaluate as evaluate
+from .run import resume as resume
+from .run import train as train
+from .study import Study as Study
+from .study import study as study
+from .taps import Taps as Taps
+from .taps import describe as describe
+from .tune import Tuned as Tuned
+from .tune import tune as tune
+
+__version__: str

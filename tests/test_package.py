@@ -38,7 +38,9 @@ def test_dir_shows_what_is_exported_and_nothing_that_it_is_made_of():
     assert all(getattr(us, name) is not None for name in exported)
 
 
-@pytest.mark.parametrize("name", ["bench", "compare", "demo", "doctor", "predict", "reproduce", "study", "tune"])
+@pytest.mark.parametrize(
+    "name", ["bench", "compare", "demo", "doctor", "predict", "reproduce", "study", "tune"]
+)
 def test_a_function_is_not_hidden_by_the_module_of_its_name(name):
     importlib.import_module(f"understudy.{name}")
     assert callable(getattr(us, name))

@@ -299,9 +299,13 @@ def test_a_recipe_scaled_says_so_and_keeps_its_shape():
     assert departures(recipe, 1.0, recipe.rows()[0].config, {"output": "x", "data.root": "y"}) == []
 
 
-def test_imagenet_s_views_are_said_to_be_others():
-    recipe, _ = find_recipe("dhkd.table3")
-    assert "decoded to their centre square" in " ".join(departures(recipe, 1.0, recipe.rows()[0].config, {}))
+@pytest.mark.parametrize("name", ["dhkd.table3", "dkd.table8", "kdpp.table2", "ijckd.table4"])
+def test_imagenet_is_seen_as_torchvision_shows_it(name):
+    recipe, _ = find_recipe(name)
+    data = recipe.rows()[0].config.data
+    assert (data.name, data.image_size, data.resize) == ("imagenet", 224, 256)
+    assert (data.augment.name, data.augment.whole) == ("resized_crop", True)
+    assert departures(recipe, 1.0, recipe.rows()[0].config, {}) == []
 
 
 def test_images_are_counted_run_by_run_and_teachers_once():

@@ -148,6 +148,8 @@ def read_data(config: DataConfig) -> Splits:
     loop_side = {"name", "seed", "augment", "mix", "balance", "label_noise"}
     defaults = {name: field.default for name, field in DataConfig.model_fields.items()}
     given = config.model_dump(exclude=loop_side)
+    if config.augment is not None and config.augment.whole:
+        given["resident"] = False
     return load_data(config.name, **{key: value for key, value in given.items() if value != defaults[key]})
 
 
@@ -584,7 +586,7 @@ def augmentation(config: DataConfig, data: Splits) -> Augment:
     crop = (
         PadCropFlip(4 if given.pad is None else given.pad, given.flip)
         if given.name == "pad_crop"
-        else ResizedCrop(given.scale, given.ratio, given.flip, given.colour, fixed)
+        else ResizedCrop(given.scale, given.ratio, given.flip, given.colour, fixed, given.whole)
     )
     return crop if policy is None else Policy(crop, policy, given.fixed)
 

@@ -41,6 +41,7 @@ _OF_VIEWS = {
     "scale": ("resized_crop",),
     "ratio": ("resized_crop",),
     "colour": ("resized_crop",),
+    "whole": ("resized_crop",),
     "zoom": ("scale_crop",),
     "crop": ("scale_crop",),
 }
@@ -64,6 +65,9 @@ class AugmentConfig(_Strict):
     """Of ``resized_crop``: smallest and largest width over height."""
     colour: float = Field(default=0.0, ge=0, lt=1)
     """Of ``resized_crop``: how far brightness, contrast and saturation may be from 1."""
+    whole: bool = False
+    """Of ``resized_crop``: take crops out of whole images while they are decoded, as torchvision does, not out of
+    their centre squares; the images stay in their files (``resident: false``)."""
     zoom: tuple[float, float] = (0.5, 2.0)
     """Of ``scale_crop``: smallest and largest factor."""
     crop: tuple[int, int] | None = None
@@ -133,6 +137,9 @@ class DataConfig(_Strict):
     """Fetch a public set that is not there; nothing is fetched otherwise."""
     image_size: int | tuple[int, int] | None = None
     """Pixels a side; height and width for sets with masks."""
+    resize: int | None = Field(default=None, ge=8)
+    """Pixels that the shorter side is scaled to before the centre square of ``image_size`` is cut out; by default
+    ``image_size``. ImageNet's networks are measured at 256 and 224."""
     channels: Literal[1, 3] | None = None
     """Of images read from files: 1 makes them grey, 3 (the default) colour."""
     val: float = Field(default=0.0, ge=0.0, lt=1.0)
@@ -169,6 +176,15 @@ class DataConfig(_Strict):
     """Of every channel, 0 to 1; by default the published ones for CIFAR, else those of all training images."""
     std: list[float] | None = None
     """Likewise."""
+
+    @model_validator(mode="after")
+    def _whole_images_stay_in_their_files(self) -> DataConfig:
+        if self.augment is not None and self.augment.whole and self.resident is True:
+            raise ValueError(
+                "data.resident must not be true beside data.augment.whole, whose crops are taken out of the files, got "
+                "both. Leave one out"
+            )
+        return self
 
     @field_validator("resident", mode="before")
     @classmethod

@@ -63,6 +63,8 @@ class Predictor:
     channels: int
     task: str = "classification"
     """Key of :data:`understudy.tasks.TASKS`."""
+    resize: int | None = None
+    """Pixels that an image's shorter side is scaled to before its centre is cut out; by default the square's side."""
 
     @property
     def dense(self) -> bool:
@@ -87,7 +89,7 @@ class Predictor:
         whole = self.dense or self.detects
         square = height if height == width and not whole else None
         try:
-            pixels = decode(Path(path), square, self.channels)
+            pixels = decode(Path(path), square, self.channels, self.resize if square else None)
         except ValueError as error:
             raise ValueError(
                 f"predict must be given images, got {path}, which cannot be read: {error}. Leave it out"
@@ -197,7 +199,8 @@ def load_predictor(source: str | Path) -> Predictor:
             module, (mean, std), (own["mean"], own["std"]), image_size=size, channels=own["channels"]
         )
     task = about.get("task", "classification")
-    return Predictor(module.eval(), classes, mean, std, (height, width), channels, task)
+    resize = int(about["resize"]) if "resize" in about else None
+    return Predictor(module.eval(), classes, mean, std, (height, width), channels, task, resize)
 
 
 def predict(source: str | Path, images: Sequence[str | Path], top: int = 3) -> list[Prediction]:

@@ -156,6 +156,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         "image_size": json.dumps(list(data.image_size)),
         "channels": str(data.channels),
     }
+    if config.data.resize is not None:
+        about["resize"] = str(config.data.resize)
     if (task := built.distiller.task.name) != "classification":
         about["task"] = task
     if config.student.options:

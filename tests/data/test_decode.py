@@ -78,6 +78,8 @@ def test_scaling_and_cropping_are_torchvisions_resize_and_center_crop(height, wi
     array = colour(height, width)
     expected = np.asarray(TF.center_crop(TF.resize(Image.fromarray(array), 32), [32, 32]))
     assert np.array_equal(decode(encoded(array), size=32), expected.transpose(2, 0, 1))
+    smaller = np.asarray(TF.center_crop(TF.resize(Image.fromarray(array), 40), [32, 32]))
+    assert np.array_equal(decode(encoded(array), size=32, resize=40), smaller.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torchvision.transforms import functional as TF
 
 import understudy as us
 from understudy.bench import bench
+from understudy.build import read_data
 from understudy.data import EvalLoader, PadCropFlip, Policy, RandAugment, ResizedCrop, TrainLoader, load
 from understudy.data import undecoded as module
 from understudy.data.mix import Mix
@@ -27,6 +30,7 @@ from understudy.doctor import doctor
 from understudy.engine import loop
 from understudy.files import read_json_lines
 from understudy.tables import fill
+from understudy.teacher.source import ViewSource
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -94,6 +98,68 @@ def test_batches_have_the_bits_of_those_in_memory(folder, workers, augment, mix)
     for part in ("val", "test"):
         both = [EvalLoader(getattr(s, part), batch_size=4, mean=s.mean, std=s.std) for s in (left, held)]
         assert all(same(a, b) for a, b in zip(*both, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fixed", [None, 4])
+def test_crops_of_whole_images_are_torchvisions(folder, workers, fixed):
+    data = splits(folder, resident=False, workers=workers)
+    augment = ResizedCrop(fixed=fixed, whole=True)
+    paths, mirrored = data.train.images.sources, 0
+    for batch in train_loader(data, augment).epoch(2):
+        number = batch.view if fixed is None else batch.index * fixed + batch.view
+        for i, row in enumerate(batch.index.tolist()):
+            picture = Image.open(paths.name(row)).convert("RGB")
+            box = augment.boxes(number[i : i + 1], picture.height, picture.width)[0].int().tolist()
+            expected = TF.to_tensor(TF.resized_crop(picture, *box, [16, 16]))  # bilinear, antialiased
+            shown = batch.images[i] * torch.tensor(data.std).view(3, 1, 1) + torch.tensor(data.mean).view(
+                3, 1, 1
+            )
+            flipped = (shown.flip(2) - expected).abs().max() < 1e-6
+            assert flipped or (shown - expected).abs().max() < 1e-6
+            mirrored += int(flipped)
+    assert 5 < mirrored < 25  # of thirty
+
+
+def test_crops_of_whole_images_are_one_view_for_all_who_ask(folder):
+    data = splits(folder, resident=False, workers=2, val=0.1)
+    augment = Policy(ResizedCrop(whole=True), RandAugment(), fixed=3)
+    batches = list(train_loader(data, augment).epoch(1))
+    source = ViewSource(data.train, augment, data.mean, data.std)
+    place = {index: row for row, index in enumerate(data.train.index.tolist())}
+    for batch in batches:
+        rows = torch.tensor([place[index] for index in batch.index.tolist()])
+        assert torch.equal(source.images(rows, batch.view), batch.images)
+    mixed = train_loader(data, augment, mix=Mix("mixup"))
+    late = list(mixed.epoch(1))[2:]
+    assert all(same(a, b) for a, b in zip(mixed.epoch(1, 2), late, strict=True))
+
+
+def test_a_run_on_whole_images_is_measured_and_used_on_the_same_squares(folder):
+    changes = {
+        "data.image_size": 14,
+        "data.resize": 16,
+        "data.augment": {"name": "resized_crop", "whole": True},
+    }
+    job = config(folder, **changes, **{"data.resident": "auto"})
+    run = us.distill(job, quiet=True)
+    data = splits(folder, image_size=14, resize=16)
+    squares = [
+        TF.center_crop(TF.resize(Image.open(p), 16), 14) for p in sorted((folder / "test").rglob("*.*"))
+    ]
+    assert all(torch.equal(a, TF.pil_to_tensor(b)) for a, b in zip(data.test.images, squares, strict=True))
+    said = us.predict(run.path, sorted((folder / "test").rglob("*.*")), top=1)
+    hits = sum(p.classes[0] in p.path.split("/") for p in said)
+    assert run.metrics["last"]["test/acc1"] == pytest.approx(100 * hits / len(said))
+    with safe_open(run.path / "student.safetensors", framework="pt") as file:
+        assert file.metadata()["resize"] == "16"
+    exported = us.export(run.path, ["safetensors"], quiet=True)
+    assert (
+        "the shorter side is scaled to 16 pixels, then the centre"
+        in (exported.folder / "README.md").read_text()
+    )
+    with safe_open(exported.files["safetensors"], framework="pt") as file:
+        assert file.metadata()["resize"] == "16"
 
 
 def test_torchs_random_state_stays_as_it_is(folder):
@@ -446,11 +512,35 @@ def test_bench_measures_it(folder):
     [
         ({"data.resident": "maybe"}, "data.resident must be auto, true or false, got 'maybe'"),
         ({"data.workers": -1}, "data.workers should be greater than or equal to 0, got -1"),
+        (
+            {"data.resident": True, "data.augment": {"name": "resized_crop", "whole": True}},
+            "data.resident must not be true beside data.augment.whole",
+        ),
+        (
+            {"data.augment": {"whole": True}},
+            "whole must stand beside name: resized_crop, got True beside pad_crop",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         config(folder, **changes)
+
+
+def test_settings_that_the_images_refuse_are_one_line(folder):
+    with pytest.raises(ValueError, match=r"data\.resize must be at least data\.image_size, .* got 8 with 16"):
+        splits(folder, resize=8)
+    with pytest.raises(ValueError, match=r"data\.resize must be .* got 20 with none"):
+        splits(folder, image_size=None, resize=20, resident=False)
+    held = splits(folder, resident=True)
+    with pytest.raises(ValueError, match=r"data\.augment\.whole must have images that stay in their files"):
+        train_loader(held, ResizedCrop(whole=True))
+    whole = {"name": "resized_crop", "whole": True}
+    digits = config(folder).data.model_copy(update={"name": "stl10", "resident": "auto"})
+    with pytest.raises(
+        ValueError, match=r"must be held in memory, got data.resident=false or data.augment.whole"
+    ):
+        read_data(digits.model_validate({"name": "stl10", "augment": whole}))
 
 
 def test_bytes_of_no_image_in_parquet_are_named(folder, tmp_path):

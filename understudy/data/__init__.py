@@ -177,8 +177,8 @@ def _check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     if "resident" not in own:
         if options.get("resident") is False:
             raise ValueError(
-                f"data set {name!r} must be held in memory, got data.resident=false. Leave that out, or write the "
-                "images into folders and use imagefolder"
+                f"data set {name!r} must be held in memory, got data.resident=false or data.augment.whole. Leave that "
+                "out, or write the images into folders and use imagefolder"
             )
         options = {key: value for key, value in options.items() if key not in ("resident", "workers")}
     for option in options:

@@ -26,7 +26,17 @@ _FIRST_OF_SEVERAL = ("MPO", "TIFF")
 """Formats whose further pictures are previews, depths or pages, not moments: the first one is the image."""
 
 
-def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArray[np.uint8]:
+Box: TypeAlias = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels, the last two excluded."""
+
+
+def decode(
+    source: Source,
+    size: int | None = None,
+    channels: int = 3,
+    resize: int | None = None,
+    crop: Callable[[int, int], Box] | None = None,
+) -> NDArray[np.uint8]:
     """Returns one image as ``(C, H, W)`` uint8 pixels, upright.
 
     16-bit grey is scaled to 8 bits (Pillow's own conversion clips it), an alpha channel is dropped as
@@ -35,9 +45,11 @@ def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArra
 
     Args:
         source: the encoded file's bytes, its path, or an image of Pillow.
-        size: the shorter side is scaled to this many pixels (bilinear, antialiased), then the centre square
-            is kept; ``None`` keeps the image as it is.
+        size: side of the square that is cut out of the centre; ``None`` keeps the image as it is.
         channels: 1 for grey, 3 for colour.
+        resize: pixels that the shorter side is scaled to before (bilinear, antialiased); by default ``size``.
+        crop: given height and width of the image as it is in its file, returns the box that is scaled to ``size``
+            instead.
 
     Raises:
         ValueError: the image cannot be read. The message gives the reason only: the caller knows the name.
@@ -52,8 +64,10 @@ def decode(source: Source, size: int | None = None, channels: int = 3) -> NDArra
         raise ValueError("no known image format") from None
     except Exception as error:  # a damaged file makes Pillow raise whatever its decoder stumbles over
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from error
-    if size is not None:
-        image = _resize_and_crop(image, size)
+    if size is not None and crop is not None:
+        image = image.crop(crop(image.height, image.width)).resize((size, size), Image.Resampling.BILINEAR)
+    elif size is not None:
+        image = _resize_and_crop(image, size, size if resize is None else resize)
     pixels = np.asarray(image).reshape(image.height, image.width, channels)
     return np.array(pixels.transpose(2, 0, 1), order="C")  # a copy: Pillow's own memory is read-only
 
@@ -77,12 +91,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return image
 
 
-def _resize_and_crop(image: Image.Image, size: int) -> Image.Image:
+def _resize_and_crop(image: Image.Image, size: int, resize: int) -> Image.Image:
     width, height = image.size
     if width <= height:
-        width, height = size, int(size * height / width)
+        width, height = resize, int(resize * height / width)
     else:
-        width, height = int(size * width / height), size
+        width, height = int(resize * width / height), resize
     if (width, height) != image.size:
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - size) / 2), round((height - size) / 2)  # as torchvision's center_crop rounds
@@ -93,7 +107,14 @@ class Stack:
     """Decodes a known number of images, block after block, into one ``(N, C, H, W)`` uint8 tensor."""
 
     def __init__(
-        self, name: str, count: int, *, image_size: int | None = None, channels: int = 3, max_gib: float = 8.0
+        self,
+        name: str,
+        count: int,
+        *,
+        image_size: int | None = None,
+        channels: int = 3,
+        max_gib: float = 8.0,
+        resize: int | None = None,
     ) -> None:
         """Prepares for ``count`` images; memory is taken when the first one shows its size.
 
@@ -103,14 +124,15 @@ class Stack:
             image_size: side of the square images in pixels; ``None``: as they are, all of one size.
             channels: 1 for grey, 3 for colour.
             max_gib: the decoded images may take this much memory, in GiB.
+            resize: as in :func:`decode`.
 
         Raises:
             ValueError: a number is out of range, ``count`` is 0, or squares of ``image_size`` exceed
                 ``max_gib``.
         """
-        check_form(name, count, image_size, channels)
+        check_form(name, count, image_size, channels, resize)
         self._name, self._count, self._max_gib = name, count, max_gib
-        self._size, self._channels = image_size, channels
+        self._size, self._channels, self._resize = image_size, channels, resize
         self._pixels: NDArray[np.uint8] | None = None
         self._filled = 0
         if image_size is not None:
@@ -152,7 +174,7 @@ class Stack:
         assert self._pixels is not None
         height, width = self._pixels.shape[2:]
         for i in chunk:
-            image = decode_named(sources[i], where(i), self._size, self._channels)
+            image = decode_named(sources[i], where(i), self._size, self._channels, self._resize)
             if image.shape[1:] != (height, width):
                 raise ValueError(
                     f"all images must have one size, got {width} x {height} pixels first and "
@@ -178,7 +200,9 @@ def check_some(name: str, count: int) -> None:
         raise ValueError(f"{name} must hold at least one image, got none. Check the path and its contents")
 
 
-def check_form(name: str, count: int, image_size: int | None, channels: int) -> None:
+def check_form(
+    name: str, count: int, image_size: int | None, channels: int, resize: int | None = None
+) -> None:
     """Checks how images are to be decoded.
 
     Raises:
@@ -191,16 +215,28 @@ def check_form(name: str, count: int, image_size: int | None, channels: int) -> 
         raise ValueError(
             f"data.image_size must be at least 1 pixel, got {image_size}. Typical values are 32 and 224"
         )
+    if resize is not None and (image_size is None or resize < image_size):
+        raise ValueError(
+            f"data.resize must be at least data.image_size, which is cut out of it, got {resize} with "
+            f"{'none' if image_size is None else image_size}. 256 and 224 are usual"
+        )
 
 
-def decode_named(source: Source, where: str, size: int | None, channels: int) -> NDArray[np.uint8]:
+def decode_named(
+    source: Source,
+    where: str,
+    size: int | None,
+    channels: int,
+    resize: int | None = None,
+    crop: Callable[[int, int], Box] | None = None,
+) -> NDArray[np.uint8]:
     """Returns :func:`decode`; what is wrong with the image is said with its name.
 
     Raises:
         ValueError: it cannot be read.
     """
     try:
-        return decode(source, size, channels)
+        return decode(source, size, channels, resize, crop)
     except ValueError as error:
         raise ValueError(
             f"{where} must be an image that can be read, got one that cannot ({error}). "

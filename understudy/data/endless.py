@@ -72,6 +72,9 @@ class ResizedCrop(EndlessViews):
     """Brightness, contrast and saturation are multiplied by a factor up to this far from 1."""
     fixed: int | None = None
     """Show only so many views of each image, drawn once and for all, so that a teacher's answers can be kept."""
+    whole: bool = False
+    """Crops come out of whole images while these are decoded (torchvision's own order, antialiased), not out of
+    decoded squares: what :meth:`crop` is given are crops already."""
 
     def __post_init__(self) -> None:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
@@ -118,7 +121,10 @@ class ResizedCrop(EndlessViews):
         batch = images.index_select(0, rows).float() / 255
         height, width = batch.shape[2:]
         view = own_number(self.fixed, view, rows if place is None else place)
-        batch = _resized(batch, self.boxes(view, height, width), self._mirrored(view))
+        if self.whole:
+            batch = torch.where(self._mirrored(view)[:, None, None, None], batch.flip(3), batch)
+        else:
+            batch = _resized(batch, self.boxes(view, height, width), self._mirrored(view))
         return self._coloured(batch, view) if self.colour else batch
 
     def render(

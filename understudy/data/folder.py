@@ -20,6 +20,7 @@ def read_folder(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of ``DIR/CLASS/**/*.{png,jpg,...}``.
 
@@ -35,6 +36,7 @@ def read_folder(
         max_gib: memory the decoded images of one folder may take, in GiB.
         resident: whether they are decoded into memory; ``auto``: if they fit.
         workers: processes that decode them otherwise, by default one a processor.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: a folder is missing, is given twice, holds no class, or a class without images;
@@ -53,7 +55,7 @@ def read_folder(
             f"classes of data.test must be among those of data.train, got {extra!r} in {test} besides. "
             "Rename or remove that folder"
         )
-    sets, form = {}, Form(image_size, channels, max_gib, resident, workers)
+    sets, form = {}, Form(image_size, channels, max_gib, resident, workers, resize)
     for option, folder in folders.items():
         paths = [path for images in found[option].values() for path in images]
         targets = [numbers[name] for name, images in found[option].items() for _ in images]

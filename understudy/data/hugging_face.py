@@ -30,6 +30,7 @@ def read_hugging_face(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns splits of a data set that ``datasets`` can read.
 
@@ -48,6 +49,7 @@ def read_hugging_face(
         max_gib: memory the decoded images of one split may take, in GiB.
         resident: whether they are decoded into memory; ``auto``: if they fit.
         workers: processes that decode them otherwise, by default one a processor.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: ``datasets`` is not installed; there is no such folder, and the hub does not answer; a split or
@@ -77,7 +79,7 @@ def read_hugging_face(
                     f"data.{option} must be a split of {root}, got {name!r}. Choose from: {', '.join(splits)}"
                 )
             _check_columns(splits[name], f"{root}/{name}", (image_column, label_column))
-        form = Form(image_size, channels, max_gib, resident, workers)
+        form = Form(image_size, channels, max_gib, resident, workers, resize)
         labels = {
             option: _labels(splits[name], label_column, f"{root}/{name}") for option, name in names.items()
         }

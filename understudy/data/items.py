@@ -29,6 +29,7 @@ def read_items(
     max_gib: float = 8.0,
     resident: Resident = True,
     workers: int | None = None,
+    resize: int | None = None,
 ) -> ImageSet:
     """Returns the images of an indexed collection.
 
@@ -44,12 +45,13 @@ def read_items(
         resident: whether they are decoded into memory; ``auto``: if they fit, or ``items.targets`` does not say the
             label of every item.
         workers: processes that decode them otherwise, by default one a processor.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: an item is no such pair, a label no class number; an image cannot be read; sizes differ; the images
             do not fit, or are to stay where they are while nothing says their labels.
     """
-    count, form = len(items), Form(image_size, channels, max_gib, resident, workers)
+    count, form = len(items), Form(image_size, channels, max_gib, resident, workers, resize)
     known = getattr(items, "targets", None)
     if known is not None and len(known) == count:
         known = list(known)  # a column of pandas may be numbered otherwise
@@ -108,6 +110,7 @@ def read_python(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
     **options: Any,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of a function of the user's, ``package.module:function``.
@@ -132,7 +135,7 @@ def read_python(
             "Return (train, test)"
         )
     classes = getattr(parts[0], "classes", None)
-    form = (image_size, channels, max_gib, resident, workers)
+    form = (image_size, channels, max_gib, resident, workers, resize)
     train = read_items(parts[0], f"{name}/train", classes, *form)
     if parts[1] is None:
         return train, None

@@ -14,7 +14,7 @@ from understudy.data.masks import MaskSet
 from understudy.data.mix import Mix
 from understudy.data.normalisation import normalise
 from understudy.data.order import epoch_order
-from understudy.data.policy import Augment
+from understudy.data.policy import Augment, decoded, needs_whole
 from understudy.data.scale_crop import ScaleCropFlip
 from understudy.data.undecoded import Undecoded
 from understudy.data.views import NO_AUGMENT, PadCropFlip
@@ -70,7 +70,8 @@ class TrainLoader:
 
         Raises:
             ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, images
-                without label would have to be balanced, or ``augment`` leaves masks or boxes where they were.
+                without label would have to be balanced, ``augment`` leaves masks or boxes where they were, or takes
+                crops of whole images and the images are decoded.
         """
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
@@ -92,6 +93,11 @@ class TrainLoader:
         if balance and bool((image_set.targets < 0).any()):
             raise ValueError(
                 f"data.balance must be 0 where training images have no label, got {balance}. Label them"
+            )
+        if needs_whole(augment) and image_set.resident:
+            raise ValueError(
+                f"data.augment.whole must have images that stay in their files, got those of {image_set.name} in "
+                "memory. Set data.resident=false, or leave it out"
             )
         self.device, place = torch.device(device), exact_place(torch.device(device))
         self.image_set = image_set.to(place)
@@ -161,15 +167,17 @@ class TrainLoader:
     def _batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
         data, steps = self.image_set, range(start_step, self.steps_per_epoch)
         rows, view = self.plan(epoch)
-        decoded: Iterator[Tensor | None] = repeat(None)
+        ready: Iterator[Tensor | None] = repeat(None)
         if isinstance(data.images, Undecoded):
-            decoded = data.images.batches(rows[self._needed(epoch, step)] for step in steps)
-        rows, view = rows.to(data.device), view.to(data.device)
-        for step, pixels in zip(steps, decoded, strict=False):
+            needed = (self._needed(epoch, step) for step in steps)
+            ready = decoded(data.images, ((rows[own], view[own]) for own in needed), self.augment)
+        rows_here, view_here = rows.to(data.device), view.to(data.device)
+        for step, pixels in zip(steps, ready, strict=False):
             if self.mix is not None:
-                yield self._mixed(self.mix, rows, view, epoch, step, pixels)
+                yield self._mixed(self.mix, rows_here, view_here, epoch, step, pixels)
                 continue
-            shown, own = (torch.cat([column[part] for part in self.slices(step)]) for column in (rows, view))
+            parts = self.slices(step)
+            shown, own = (torch.cat([column[part] for part in parts]) for column in (rows_here, view_here))
             target = _targets(data, self.augment, shown, own)
             yield Batch(self._images(shown, own, pixels), target, data.index[shown], own)
 

@@ -32,6 +32,7 @@ def read_manifest(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images that a table lists.
 
@@ -55,6 +56,7 @@ def read_manifest(
         max_gib: memory the decoded images of one table may take, in GiB.
         resident: whether they are decoded into memory; ``auto``: if they fit.
         workers: processes that decode them otherwise, by default one a processor.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: a table cannot be read, is given twice, lacks a column, or leads out of ``root``; a label is
@@ -78,7 +80,7 @@ def read_manifest(
         classes, targets = from_names(rows, label_column, label_separator, tables["train"])
     else:
         kind, (classes, targets) = ImageSet, _one_each(rows, label_column, tables)
-    sets, form = {}, Form(image_size, channels, max_gib, resident, workers)
+    sets, form = {}, Form(image_size, channels, max_gib, resident, workers, resize)
     for option, path in tables.items():
         folder = path.parent if root is None else Path(root).expanduser()
         files = [

@@ -36,6 +36,7 @@ def read_parquet(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of Parquet files, in the order of files and rows.
 
@@ -58,6 +59,7 @@ def read_parquet(
         resident: whether they are decoded into memory; ``auto``: if they fit. Otherwise every image costs reading the
             row group it is in, so row groups should be small (about 100 images).
         workers: processes that decode them then, by default one a processor.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: a path is missing or is no Parquet file; a column is missing or of the wrong type; a label
@@ -78,7 +80,7 @@ def read_parquet(
             "Use files of one data set"
         )
     classes = _classes(parts)
-    form = Form(image_size, channels, max_gib, resident, workers)
+    form = Form(image_size, channels, max_gib, resident, workers, resize)
     sets = [_read(part, image_column, classes, form, unlabelled=part is parts[0]) for part in parts]
     return sets[0], sets[1] if test is not None else None
 

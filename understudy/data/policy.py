@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
@@ -15,9 +15,10 @@ from torchvision.transforms import AutoAugmentPolicy
 from torchvision.transforms.v2 import functional as transforms
 
 from understudy.data.counter import Stream, integers
-from understudy.data.endless import EndlessViews, draws, own_number
+from understudy.data.endless import EndlessViews, ResizedCrop, draws, own_number
 from understudy.data.normalisation import normalise
 from understudy.data.scale_crop import ScaleCropFlip
+from understudy.data.undecoded import Undecoded
 from understudy.data.views import Crop
 
 Step: TypeAlias = tuple[str, float]
@@ -224,3 +225,34 @@ _OPERATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 Augment: TypeAlias = Crop | Policy | ScaleCropFlip
 """What shows an image differently each time."""
+
+
+def needs_whole(augment: Augment) -> bool:
+    """Returns whether views are crops of whole images, which only images that are still encoded can give."""
+    return _whole_crop(augment) is not None
+
+
+def decoded(
+    images: Undecoded, shown: Iterable[tuple[Tensor, Tensor]], augment: Augment, *, ahead: bool = True
+) -> Iterator[Tensor]:
+    """Yields the pixels ``(B, C, H, W)`` uint8 that an augmentation is to be given for some views.
+
+    Args:
+        images: the training images, still encoded.
+        shown: positions ``(B,)`` of a batch and their views ``(B,)``.
+        augment: of the views.
+        ahead: whether workers decode; else this process.
+    """
+    crop = _whole_crop(augment)
+    if crop is not None:
+        assert isinstance(augment, ResizedCrop | Policy)
+        numbers = ((rows, own_number(augment.fixed, view, rows)) for rows, view in shown)
+        return images.views(numbers, crop.boxes, ahead=ahead)
+    if ahead:
+        return images.batches(rows for rows, _ in shown)
+    return (images.index_select(0, rows) for rows, _ in shown)
+
+
+def _whole_crop(augment: Augment) -> ResizedCrop | None:
+    crop = augment.base if isinstance(augment, Policy) else augment
+    return crop if isinstance(crop, ResizedCrop) and crop.whole else None

@@ -69,10 +69,12 @@ def read_imagenet(
     max_gib: float = 8.0,
     resident: Resident = "auto",
     workers: int | None = None,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet | None]:
     """Returns the images of a folder in ImageNet's layout: ``train/CLASS/*`` and ``val/CLASS/*``.
 
-    ``val`` is what ImageNet is measured on, so it is the test set here.
+    ``val`` is what ImageNet is measured on, so it is the test set here. Published networks are measured on the centre
+    224 of images scaled to 256 (``resize``).
 
     Raises:
         ValueError: as :func:`understudy.data.folder.read_folder`.
@@ -80,7 +82,7 @@ def read_imagenet(
     folder = Path(root).expanduser()
     test = folder / "val"
     test = test if test.is_dir() else None
-    return read_folder(folder / "train", test, image_size, 3, max_gib, resident, workers)
+    return read_folder(folder / "train", test, image_size, 3, max_gib, resident, workers, resize)
 
 
 READERS: dict[str, Callable[..., tuple[ImageSet, ImageSet]]] = {

@@ -8,18 +8,21 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from understudy.data.decode import Source, Stack, check_form, decode_named
+from understudy.data.decode import Box, Source, Stack, check_form, decode_named
+
+Boxes: TypeAlias = Callable[[Tensor, int, int], Tensor]
+"""Given numbers of views ``(B,)``, height and width of an image, returns top, left, height and width ``(B, 4)``."""
 
 Resident: TypeAlias = Literal["auto"] | bool
 """Whether decoded images are held in memory."""
@@ -79,6 +82,7 @@ class Undecoded:
         workers: int,
         rows: Tensor | None = None,
         device: torch.device | str = "cpu",
+        resize: int | None = None,
     ) -> None:
         """Remembers where the images are.
 
@@ -89,8 +93,9 @@ class Undecoded:
             workers: processes that decode; 0: this one does.
             rows: positions in ``sources`` of the images that belong to this set, int64; by default all.
             device: where decoded images appear.
+            resize: as in :func:`understudy.data.decode.decode`.
         """
-        self.sources, self.image_size, self.workers = sources, image_size, workers
+        self.sources, self.image_size, self.workers, self.resize = sources, image_size, workers, resize
         self.device = torch.device(device)
         self._rows = torch.arange(len(sources)) if rows is None else rows
         self.shape = torch.Size((len(self._rows), *shape))
@@ -105,12 +110,14 @@ class Undecoded:
 
     def __getitem__(self, positions: Tensor) -> Undecoded:
         """Returns the images at some positions, still encoded."""
-        rows = self._rows[positions.cpu()]
-        return Undecoded(self.sources, self._one, self.image_size, self.workers, rows, self.device)
+        return self._other(self._rows[positions.cpu()], self.device)
 
     def to(self, device: torch.device | str) -> Undecoded:
         """Returns the same images; decoded ones appear on ``device``."""
-        return Undecoded(self.sources, self._one, self.image_size, self.workers, self._rows, device)
+        return self._other(self._rows, device)
+
+    def _other(self, rows: Tensor, device: torch.device | str) -> Undecoded:
+        return Undecoded(self.sources, self._one, self.image_size, self.workers, rows, device, self.resize)
 
     def index_select(self, dim: int, positions: Tensor) -> Tensor:
         """Returns decoded images ``(B, C, H, W)`` as ``Tensor.index_select`` would.
@@ -120,7 +127,7 @@ class Undecoded:
         """
         assert dim == 0
         blocks = positions.cpu().split(_BLOCK)
-        return torch.cat(list(self._decoded(blocks, workers=0)))
+        return torch.cat(list(self._decoded((self._rows[part].tolist() for part in blocks), workers=0)))
 
     def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields decoded images ``(B, C, H, W)``, a batch for each of the positions ``(B,)``, in their order.
@@ -130,17 +137,34 @@ class Undecoded:
         Raises:
             ValueError: an image cannot be read, or has another size; a worker has died.
         """
-        return self._decoded(positions, self.workers)
+        return self._decoded((self._rows[part].tolist() for part in positions), self.workers)
+
+    def views(
+        self, shown: Iterable[tuple[Tensor, Tensor]], boxes: Boxes, *, ahead: bool = True
+    ) -> Iterator[Tensor]:
+        """Yields crops of whole images, scaled to squares: as :meth:`batches`, but not out of centre squares.
+
+        Args:
+            shown: positions ``(B,)`` of a batch and the numbers ``(B,)`` of their views.
+            boxes: says which crop of an image a view is.
+            ahead: whether workers decode; else this process.
+        """
+        asked = (
+            list(zip(self._rows[rows.cpu()].tolist(), view.tolist(), strict=True)) for rows, view in shown
+        )
+        return self._decoded(asked, self.workers if ahead else 0, boxes)
 
     @property
     def _one(self) -> tuple[int, int, int]:
         _, channels, height, width = self.shape
         return channels, height, width
 
-    def _decoded(self, positions: Iterable[Tensor], workers: int) -> Iterator[Tensor]:
+    def _decoded(
+        self, asked: Iterable[list[Any]], workers: int, boxes: Boxes | None = None
+    ) -> Iterator[Tensor]:
         loader = DataLoader(
-            _Decoder(self.sources, self._one, self.image_size),
-            batch_sampler=(self._rows[part].tolist() for part in positions),  # pyright: ignore[reportArgumentType] (an iterable will do)
+            _Decoder(self.sources, self._one, self.image_size, self.resize, boxes),
+            batch_sampler=asked,  # pyright: ignore[reportArgumentType] (an iterable will do)
             num_workers=workers,
             collate_fn=partial(_stacked, self._one),
             pin_memory=self.device.type == "cuda",
@@ -161,15 +185,30 @@ class Undecoded:
 
 
 class _Decoder(Dataset[Tensor | str]):
-    """What a worker is given: an image by its position, or what is wrong with it."""
+    """What a worker is given: an image by its position (and the number of a view), or what is wrong with it."""
 
-    def __init__(self, sources: Sources, shape: tuple[int, int, int], image_size: int | None) -> None:
+    def __init__(
+        self,
+        sources: Sources,
+        shape: tuple[int, int, int],
+        image_size: int | None,
+        resize: int | None,
+        boxes: Boxes | None,
+    ) -> None:
         self.sources, self.shape, self.image_size = sources, shape, image_size
+        self.resize, self.boxes = resize, boxes
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, asked: int | tuple[int, int]) -> Tensor | str:
+        index, crop = asked, None
+        if isinstance(asked, tuple):
+            assert self.boxes is not None
+            index, crop = asked[0], partial(_box, self.boxes, asked[1])
+        assert isinstance(index, int)
         where = self.sources.name(index)
         try:
-            image = decode_named(self.sources[index], where, self.image_size, self.shape[0])
+            image = decode_named(
+                self.sources[index], where, self.image_size, self.shape[0], self.resize, crop
+            )
         except ValueError as error:
             return str(error)
         except Exception as error:  # a source of the user's may raise anything
@@ -183,6 +222,11 @@ class _Decoder(Dataset[Tensor | str]):
                 "Set data.image_size to scale and crop all to one square"
             )
         return torch.from_numpy(image)
+
+
+def _box(boxes: Boxes, view: int, height: int, width: int) -> Box:
+    top, left, h, w = map(int, boxes(torch.tensor([view]), height, width)[0].tolist())
+    return left, top, left + w, top + h
 
 
 def _stacked(shape: tuple[int, int, int], images: list[Tensor | str]) -> Tensor | str:
@@ -249,10 +293,19 @@ class Form:
     """``True``: all into memory at once; ``False``: batch by batch; ``auto``: into memory if they fit ``max_gib``."""
     workers: int | None = None
     """Processes that decode batch by batch; ``None``: one for each processor this process may use, at most 8."""
+    resize: int | None = None
+    """Pixels that the shorter side is scaled to before the centre square is cut out; ``None``: ``image_size``."""
 
     def stack(self, name: str, count: int) -> Stack:
         """Returns what decodes into memory."""
-        return Stack(name, count, image_size=self.image_size, channels=self.channels, max_gib=self.max_gib)
+        return Stack(
+            name,
+            count,
+            image_size=self.image_size,
+            channels=self.channels,
+            max_gib=self.max_gib,
+            resize=self.resize,
+        )
 
 
 def read_images(sources: Sources, name: str, form: Form) -> Tensor | Undecoded:
@@ -282,7 +335,7 @@ def leave_encoded(sources: Sources, name: str, form: Form) -> Undecoded | None:
     """
     if form.resident is True:
         return None
-    check_form(name, len(sources), form.image_size, form.channels)
+    check_form(name, len(sources), form.image_size, form.channels, form.resize)
     if form.image_size is not None:
         shape = (form.channels, form.image_size, form.image_size)
     else:
@@ -291,7 +344,7 @@ def leave_encoded(sources: Sources, name: str, form: Form) -> Undecoded | None:
     if form.resident == "auto" and len(sources) * math.prod(shape) <= form.max_gib * 2**30:
         return None
     workers = min(cores(), _MOST_WORKERS) if form.workers is None else form.workers
-    return Undecoded(sources, shape, form.image_size, workers)
+    return Undecoded(sources, shape, form.image_size, workers, resize=form.resize)
 
 
 def cores() -> int:

@@ -88,6 +88,7 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
     pixels = run.task.name == "segmentation"
     kinds = {"segmentation": "image-segmentation", "detection": "object-detection"}
     kind = kinds.get(run.task.name, "image-classification")
+    scaled_to = "the network's" if predictor.resize is None else f"{predictor.resize} pixels"
     parts = [
         f"---\nlibrary_name: understudy\npipeline_tag: {kind}\nlicense: other\n---",
         f"# {_code(run.result['name'])}",
@@ -102,7 +103,8 @@ def model_card(run: FinishedRun, files: Mapping[str, str], report: Mapping[str, 
         + (
             "Images of another size are scaled to fit, and the rest is black."
             if run.task.name in kinds
-            else "Images of another size: the shorter side is scaled to the network's, then the centre is cut out."
+            else "Images of another size: the shorter side is scaled to "
+            f"{scaled_to}, then the centre is cut out."
         ),
         *_preparation(predictor.module),
         f"## Classes\n\n```json\n{json.dumps(predictor.classes, indent=1)}\n```",

@@ -112,6 +112,7 @@ class FinishedRun:
             "std": json.dumps(predictor.std),
             "image_size": json.dumps(predictor.image_size),
             "channels": str(predictor.channels),
+            **({} if predictor.resize is None else {"resize": str(predictor.resize)}),
             **({"task": self.task.name} if self.task.name != "classification" else {}),
             **({"options": json.dumps(options)} if (options := self.config.student.options) else {}),
         }

@@ -423,11 +423,6 @@ def departures(recipe: Recipe, share: float, config: Config, overrides: Mapping[
             f"data differ from the paper's: {config.data.name} in place of {recipe.budget.data['name']}; "
             "published numbers are of other images"
         )
-    if config.data.name == "imagenet":
-        said.append(
-            "images are decoded to their centre square, out of which training crops are taken and which is tested "
-            "whole; the papers' code crops the whole image, and tests on the centre of one scaled to 256"
-        )
     changed = [f"{key}={value}" for key, value in overrides.items() if _matters(key)]
     if changed:
         said.append(f"changed from the recipe, so not the paper's: {', '.join(changed)}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from understudy.data.images import ImageSet
-from understudy.data.policy import Augment
+from understudy.data.policy import Augment, decoded
 from understudy.data.undecoded import Undecoded
 
 
@@ -58,7 +58,8 @@ class ViewSource:
         rows = rows.to(place)
         here = rows
         if isinstance(images, Undecoded):
-            images, here = images.index_select(0, rows), torch.arange(len(rows), device=place)
+            (images,) = decoded(images, [(rows, view)], self.augment, ahead=False)
+            here = torch.arange(len(rows), device=place)
         rendered = self.augment.render(
             images,
             here,

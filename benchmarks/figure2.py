@@ -12,6 +12,10 @@ logit, and the released one with either gradient, which is kept in this file and
 both losses' gradients do, in the classifier and in the feature, is written down every few steps, and at each step at
 which the loss comes near its overflow; and whether the released form would have been finite on the very same logits.
 
+``--scale`` multiplies the teacher's logits: its classifier's weights are scaled, nothing else. A network trained for 12
+epochs has smaller logits than one trained for 240, and what overflows is a logit. The weight 64 is that of a loss that
+is summed over a batch of 64, as the paper's Eq. 1 is written, in place of the mean of its code.
+
 Each run is an ordinary run folder and resumes; FOLDER/table.md and FOLDER/table.json are made of all that are there.
 """
 
@@ -20,11 +24,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -214,7 +220,7 @@ ONE_HEAD: dict[str, list[dict[str, Any]]] = {
     **{f"binary_kl, {form}": [term] for form, term in FORMS.items()},
     **{
         f"ce + {weight:g} binary_kl, {form}": [CE, {**term, "weight": weight}]
-        for weight in (1.0, 0.1)
+        for weight in (1.0, 0.1, 64.0)
         for form, term in FORMS.items()
     },
 }
@@ -226,11 +232,50 @@ TWO_HEADS: dict[str, tuple[str, bool]] = {
 ARMS = [*ONE_HEAD, *TWO_HEADS]
 
 
-def config(options: argparse.Namespace, arm: str, seed: int, lr: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One run."""
+
+    scale: float
+    seed: int
+    lr: float
+    arm: str
+
+
+def cases(options: argparse.Namespace, arms: Iterable[str]) -> list[Case]:
+    """Returns all runs of some arms."""
+    return [
+        Case(scale, seed, lr, arm)
+        for scale in options.scale
+        for seed in options.seeds
+        for lr in options.lr
+        for arm in arms
+    ]
+
+
+def scaled_teacher(options: argparse.Namespace, scale: float) -> str:
+    """Returns the path of the teacher's weights, the classifier's multiplied; it is written if it is not there."""
+    if scale == 1:
+        return options.teacher
+    path = Path(options.out) / f"teacher-{scale:g}.safetensors"
+    if not path.exists():
+        with safe_open(options.teacher, framework="pt") as file:
+            state, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        (classifier,) = (name.removesuffix("weight") for name, tensor in state.items() if tensor.dim() == 2)
+        for name in ("weight", "bias"):
+            state[classifier + name] = state[classifier + name] * scale
+        save_file(state, path, about)
+    return str(path)
+
+
+def config(options: argparse.Namespace, case: Case) -> dict[str, Any]:
     """Returns the config of one run: the budget of the paper, or a share of it."""
+    scale, seed, lr, arm = case.scale, case.seed, case.lr, case.arm
     folder = Path(options.out) / f"{arm.replace(', ', '-').replace(' ', '_')}" / f"lr-{lr:g}" / f"seed-{seed}"
+    if scale != 1:
+        folder = folder.with_name(f"{folder.name}-scale-{scale:g}")
     milestones = sorted({max(1, round(options.epochs * m / 240)) for m in (150, 180, 210)})
-    file = str(folder.with_suffix(".looks.jsonl"))
+    file = str(_looks(folder))
     align = "none"
     if arm in ONE_HEAD:
         losses = [*ONE_HEAD[arm], {"name": "__main__:Statistics", "file": file}]
@@ -245,7 +290,7 @@ def config(options: argparse.Namespace, arm: str, seed: int, lr: float) -> dict[
         "data": {"name": "parquet", "train": options.train, "test": options.test, "val": 0.1, "seed": 0},
         "teacher": {
             "model": options.teacher_model,
-            "weights": options.teacher,
+            "weights": scaled_teacher(options, scale),
             "tables": str(Path(options.out) / "tables"),  # all runs see the same views
         },
         "student": {"model": options.student_model},
@@ -254,7 +299,7 @@ def config(options: argparse.Namespace, arm: str, seed: int, lr: float) -> dict[
         "train": {
             "epochs": options.epochs,
             "batch_size": 64,
-            "optimizer": {"name": "sgd", "lr": lr, "momentum": 0.9, "weight_decay": 5.0e-4},
+            "optimizer": {"name": "sgd", "lr": case.lr, "momentum": 0.9, "weight_decay": 5.0e-4},
             "schedule": {"name": "multistep", "milestones": milestones, "gamma": 0.1},
             "divergence": {
                 "policy": "stop",
@@ -272,7 +317,7 @@ def line_of(job: dict[str, Any]) -> dict[str, Any] | None:
     if result is None:
         return None
     folder = Path(job["output"])
-    looks = read_json_lines(folder.with_suffix(".looks.jsonl"))
+    looks = read_json_lines(_looks(folder))
     latest = {line["step"]: line for line in looks}  # a resumed run looks twice at some steps
     seen = [latest[step] for step in sorted(latest) if latest[step]["finite"]]
     regular = [line for line in seen if line["step"] % EVERY == 0]
@@ -284,6 +329,7 @@ def line_of(job: dict[str, Any]) -> dict[str, Any] | None:
         "test/acc1": result["last"].get("test/acc1"),
         "val/acc1": curve,
         "argument": max(line["argument"] for line in seen),
+        "teacher_largest_logit": max(line["teacher_largest_logit"] for line in seen),
         "ones": max(line["ones"] for line in seen),
         "first_overflow": overflows[0] if overflows else None,
         "released_not_finite": sum(not line["released_is_finite"] for line in regular) / len(regular),
@@ -294,6 +340,11 @@ def line_of(job: dict[str, Any]) -> dict[str, Any] | None:
         "feature": _opposed(regular, "feature"),
         "top_class": seen[-1]["top_class"],
     }
+
+
+def _looks(folder: Path) -> Path:
+    """Returns the file of what was seen of a run."""
+    return folder.with_name(f"{folder.name}.looks.jsonl")
 
 
 def _opposed(looks: list[dict[str, Any]], place: str) -> dict[str, float] | None:
@@ -312,14 +363,21 @@ def _middle(values: Iterable[float]) -> float:
 def write_up(folder: Path, options: argparse.Namespace) -> None:
     """Writes the table of all runs that are there."""
     runs = []
-    for arm in ARMS:
-        for lr in options.lr:
-            for seed in options.seeds:
-                found = line_of(config(options, arm, seed, lr))
-                if found is not None:
-                    runs.append({"arm": arm, "lr": lr, "seed": seed, **found})
+    for case in cases(options, ARMS):
+        found = line_of(config(options, case))
+        if found is not None:
+            runs.append({**asdict(case), **found})
     write_json(folder / "table.json", {"epochs": options.epochs, "runs": runs})
-    heads = ["arm", "lr", "seed", "test top-1", "largest argument", "released form not finite"]
+    heads = [
+        "arm",
+        "teacher ×",
+        "lr",
+        "seed",
+        "test top-1",
+        "largest argument",
+        "largest teacher logit",
+        "released form not finite",
+    ]
     heads += [
         "median ‖∂CE/∂z‖",
         "median ‖∂teacher/∂z‖",
@@ -337,7 +395,15 @@ def write_up(folder: Path, options: argparse.Namespace) -> None:
         gradients = [f"{run['label_gradient']:.3f}", f"{run['teacher_gradient']:.3f}"]
         opposed = ["–" if run[p] is None else _words(run[p]) for p in ("classifier", "feature")]
         ended = "after the last epoch" if run["status"] == "finished" else run["message"].partition(". ")[0]
-        cells = [run["arm"], f"{run['lr']:g}", str(run["seed"]), score, f"{run['argument']:.1f}", overflow]
+        numbers = [f"{run['scale']:g}", f"{run['lr']:g}", str(run["seed"])]
+        cells = [
+            run["arm"],
+            *numbers,
+            score,
+            f"{run['argument']:.1f}",
+            f"{run['teacher_largest_logit']:.1f}",
+            overflow,
+        ]
         lines.append([*cells, *gradients, *opposed, ended])
     table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
     write_text(
@@ -365,24 +431,23 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1])
+    parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    runs = len(options.seeds) * len(options.lr) * len(options.arms)
-    for seed in options.seeds:
-        for lr in options.lr:
-            for arm in options.arms:
-                job = config(options, arm, seed, lr)
-                if outcome(load_config(job)) is not None:
-                    continue
-                try:
-                    us.distill(job, runs=runs)
-                except ValueError as error:  # NaN: that is an answer, too
-                    if outcome(load_config(job)) is None:
-                        raise
-                    print(f"{arm}, lr {lr:g}, seed {seed}: {error}")
-                write_up(folder, options)
+    todo = cases(options, options.arms)
+    for case in todo:
+        job = config(options, case)
+        if outcome(load_config(job)) is not None:
+            continue
+        try:
+            us.distill(job, runs=len(todo))
+        except ValueError as error:  # NaN: that is an answer, too
+            if outcome(load_config(job)) is None:
+                raise
+            print(f"{case}: {error}")
+        write_up(folder, options)
     write_up(folder, options)
 
 

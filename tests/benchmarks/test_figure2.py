@@ -1,5 +1,6 @@
 """The script that asks why two losses on one head collapse: its form of the released loss, and a whole small run."""
 
+import argparse
 import importlib.util
 import io
 import json
@@ -12,6 +13,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import understudy as us
 
@@ -97,6 +99,18 @@ def test_steps_near_the_overflow_and_dead_ones_are_all_looked_at(figure2, tmp_pa
         figure2.look(file, counter, student, student["logits"], torch.zeros(3, 5), torch.arange(3))
     looks = [json.loads(line) for line in (tmp_path / "looks.jsonl").read_text().splitlines()]
     assert [(line["step"], line["finite"]) for line in looks] == [(0, True), (2, True), (4, False)]
+
+
+def test_a_scaled_teacher_differs_in_its_logits_alone(figure2, tmp_path):
+    network = us.create_model("cnn_tiny", num_classes=5)
+    save_file(network.state_dict(), tmp_path / "teacher.safetensors", {"classes": "[]"})
+    options = argparse.Namespace(out=tmp_path, teacher=str(tmp_path / "teacher.safetensors"))
+    assert figure2.scaled_teacher(options, 1.0) == options.teacher
+    path = figure2.scaled_teacher(options, 1.5)
+    scaled = us.create_model("cnn_tiny", num_classes=5, weights=path).eval()
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(scaled(images), 1.5 * network.eval()(images))
+    assert figure2.scaled_teacher(options, 1.5) == path
 
 
 def write_images(path, count):

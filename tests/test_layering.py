@@ -8,7 +8,7 @@ import pytest
 import understudy
 
 LAYERS = (
-    ("interface", "nearest", "files", "clock", "widest", "losses", "gradients", "metrics"),
+    ("interface", "words", "files", "clock", "widest", "losses", "gradients", "metrics"),
     ("taps", "heads", "models", "data"),
     ("methods",),
     ("teacher", "tasks"),

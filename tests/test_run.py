@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import understudy as us
 from understudy import run as jobs
-from understudy.engine import loop
+from understudy.engine import loop, measure
 from understudy.engine.distiller import Distiller
 from understudy.engine.loop import Job
 from understudy.files import read_json_lines
@@ -52,6 +52,20 @@ def test_a_run_leaves_what_the_design_promises(digits_config):
     assert sum(map(sum, result["confusion"])) == 500
     assert run.metrics == result
     assert not run.student.training
+
+
+def test_of_very_many_classes_no_matrix_is_kept(digits_config, monkeypatch):
+    monkeypatch.setattr(measure, "MOST_CONFUSED", 9)
+    run = us.distill(digits_config, quiet=True)
+    result = json.loads((run.path / "result.json").read_text())
+    assert "confusion" not in result
+    assert result["measured"] == 500
+    assert us.evaluate(run.path, quiet=True)["test/acc1"] == result["last"]["test/acc1"]
+    page = (run.path / "report.html").read_text()
+    assert "top-1" in page
+    assert 'id="confusion"' not in page
+    exported = us.export(run.path, ["safetensors"], quiet=True)
+    assert "500 test images" in (exported.folder / "README.md").read_text()
 
 
 def test_the_resolved_config_gives_the_same_run_again(digits_config, tmp_path):

@@ -151,6 +151,11 @@ def test_a_seed_that_diverges_does_not_keep_the_others(config, tmp_path, monkeyp
         json.loads((tmp_path / "all" / f"seed-{s}" / "result.json").read_text())["status"] for s in range(3)
     ]
     assert states == ["finished", "diverged", "finished"]
+    table = json.loads((tmp_path / "all" / "seeds.json").read_text())
+    assert [line["seed"] for line in table["seeds"]] == [0, 2]
+    assert table["diverged"] == [1]
+    scores = [line[table["metric"]] for line in table["seeds"]]
+    assert table["mean"] == pytest.approx(sum(scores) / 2)
 
 
 def test_students_alone_can_go_side_by_side_too(config, tmp_path):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from understudy.interface import Align, Search
 from understudy.methods.presets import preset
 from understudy.methods.term import build_terms, first_problem, said_of
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 AUTO = "auto"
 MOST_ENTRIES = 100_000

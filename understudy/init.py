@@ -21,7 +21,7 @@ from understudy.config import load_config
 from understudy.data import DATASETS
 from understudy.files import write_text
 from understudy.methods.presets import PRESETS
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 _PLACES = {"train": "path/to/train", "test": "path/to/test", "root": "path/to/data"}
 _PER_PIXEL_OR_BOX = {

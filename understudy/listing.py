@@ -19,9 +19,9 @@ from understudy.methods import METHODS
 from understudy.methods.method import Method
 from understudy.methods.presets import PRESETS
 from understudy.models import detector_names, model_names, segmenter_names
-from understudy.nearest import did_you_mean
 from understudy.recipes import find_recipe, images_trained
 from understudy.recipes.overview import IMAGES, about_recipe, arms_of, count_words, recipe_table
+from understudy.words import did_you_mean
 
 
 def show(

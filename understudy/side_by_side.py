@@ -61,9 +61,12 @@ def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -
         assert first is not None
         torch.set_num_threads(first[1].config.train.threads or torch.get_num_threads())  # as it began
         failures = _trained(verb, opened, runs)
-        if failures:  # an interrupted run goes on, so that counts first
-            raise min(failures, key=lambda error: isinstance(error, DivergedError))
+        interrupted = [error for error in failures if not isinstance(error, DivergedError)]
+        if interrupted:  # those runs go on
+            raise interrupted[0]
         metrics = ranks.first(partial(_summed_up, folder, config))
+        if failures:
+            raise failures[0]
     Console(quiet=quiet or not ranks.is_first).say(
         f"{len(config.train.seeds)} seeds: {metrics['summary']}; {folder / 'seeds.json'}"
     )
@@ -98,16 +101,20 @@ def _alone(config: Config, seed: int) -> Config:
 
 
 def _summed_up(folder: Path, config: Config) -> dict[str, Any]:
-    """Writes ``seeds.json``: the last measurement of every seed, their mean and standard deviation."""
-    last = {}
+    """Writes ``seeds.json``: the last measurement of every seed, mean and standard deviation of those that finished."""
+    last, diverged = {}, []
     for seed in config.train.seeds or []:
         result = finished(_alone(config, seed))
-        assert result is not None
-        last[seed] = result["last"]
+        if result is None:
+            diverged.append(seed)
+        else:
+            last[seed] = result["last"]
     scores = [f"{part}/{task.primary}" for part in ("test", "val") for task in TASKS.values()]
-    names = [name for name in scores if all(name in line for line in last.values())]
+    names = [name for name in scores if last and all(name in line for line in last.values())]
     table: dict[str, Any] = {"format": 1, "seeds": [{"seed": s, **line} for s, line in last.items()]}
-    table["summary"] = "trained; there are no test or held-out images to measure"
+    if diverged:
+        table["diverged"] = diverged
+    table["summary"] = "trained; there are no test or held-out images to measure" if last else "all diverged"
     for name in names[:1]:
         line = summarise([line[name] for line in last.values()])
         table |= {"metric": name, "mean": line.mean, "std": line.std}

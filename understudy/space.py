@@ -11,7 +11,7 @@ from understudy.config import ArmConfig, Config, OptimizerConfig, RangeConfig, T
 from understudy.interface import Search
 from understudy.methods.schedule import Weight
 from understudy.methods.term import Term, build_terms
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 Choices: TypeAlias = "list[bool | int | float | str | None]"
 RATE = "train.optimizer.lr"

@@ -16,10 +16,10 @@ from understudy.analyses.pair import Options, Pair, Sweep, config_of
 from understudy.build import process
 from understudy.config import DataConfig, build_config
 from understudy.engine.console import Console
-from understudy.nearest import did_you_mean
 from understudy.report.folder import read_run, read_study
 from understudy.tasks import task_named
 from understudy.widest import has_float64
+from understudy.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

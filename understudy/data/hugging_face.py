@@ -16,6 +16,7 @@ from understudy.data.decode import Source
 from understudy.data.images import ImageSet, numbered
 from understudy.data.multilabel import MultiLabelSet, Numbers, from_numbers
 from understudy.data.undecoded import Form, Resident, read_images
+from understudy.words import first_line
 
 
 def read_hugging_face(
@@ -109,7 +110,7 @@ def _open(datasets: Any, root: str, download: bool) -> Any:
         local = datasets.DownloadConfig(local_files_only=not download)
         return datasets.load_dataset(name, config or None, download_config=local)
     except Exception as error:  # a hub that does not answer makes datasets raise in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         advice = (
             "Check the name and the network, or give a folder written by save_to_disk"
             if download

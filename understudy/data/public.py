@@ -13,6 +13,7 @@ from understudy.data.folder import read_folder
 from understudy.data.images import ImageSet
 from understudy.data.items import read_items
 from understudy.data.undecoded import Resident
+from understudy.words import first_line
 
 PUBLIC: dict[str, tuple[Callable[..., Any], dict[str, Any], dict[str, Any]]] = {
     "flowers102": (datasets.Flowers102, {"split": "train"}, {"split": "test"}),
@@ -47,7 +48,7 @@ def read_public(
     try:
         train, test = (kind(str(folder), download=download, **part) for part in parts)
     except (RuntimeError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         advice = (
             "Check the network and the folder"
             if download

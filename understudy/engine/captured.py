@@ -18,6 +18,7 @@ from torch import Tensor
 from understudy.engine.backward import StepOutput
 from understudy.engine.distiller import Distiller
 from understudy.interface import Batch, Outputs
+from understudy.words import first_line
 
 REHEARSALS = 3
 """Steps of a kind that run as usual before it is recorded: libraries choose their algorithms in the first ones."""
@@ -132,7 +133,7 @@ class CapturedSteps:
         try:
             left, replay = self._record(lambda: passes(copies))
         except Exception as error:  # what cannot be recorded fails in any way
-            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            reason = first_line(error)
             warnings.warn(
                 f"steps run one by one, not as a graph: {type(error).__name__}: {reason}",
                 UserWarning,

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 from understudy.files import write_atomic
+from understudy.words import first_line
 
 FORMAT = 1
 _MARK = b"\nunderstudy sha256 "
@@ -127,7 +128,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise _DamagedError(f"no torch archive of plain data ({str(error).splitlines()[0][:120]})") from None
+        raise _DamagedError(f"no torch archive of plain data ({first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         got = state.get("format") if isinstance(state, dict) else type(state).__name__
         raise _DamagedError(f"format {got} instead of {FORMAT}; use the version that wrote it")

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
+from understudy.words import first_line
+
 
 class Compiled:
     """Calls a module through :func:`torch.compile`, taps included; the module itself stays as it is.
@@ -34,7 +36,7 @@ class Compiled:
             try:
                 return self._run(images)
             except Exception as error:  # foreign networks and compilers fail in any way
-                reason = (str(error).strip().splitlines() or [""])[0][:150]
+                reason = first_line(error)
                 warnings.warn(
                     f"the student runs uncompiled: {type(error).__name__}: {reason}",
                     UserWarning,

@@ -16,11 +16,11 @@ from understudy.engine.sharding import divide
 from understudy.interface import Batch, Network, Outputs
 from understudy.methods.method import TeacherPass
 from understudy.methods.term import Term
-from understudy.nearest import did_you_mean
 from understudy.taps import without_hooks
 from understudy.teacher.fold import Folding, fold_batch_norms
 from understudy.teacher.frozen import Teacher
 from understudy.teacher.on_batch import BatchStatistics
+from understudy.words import did_you_mean
 
 ONLY = "teacher"
 """Name of a teacher that is the only one."""

@@ -19,9 +19,13 @@ from understudy.metrics import (
     detection_scores,
     label_counts,
     micro_f1,
+    per_class_accuracy,
     top1_agreement,
 )
 from understudy.tasks import Task
+
+MOST_CONFUSED = 2_000
+"""Of more classes no confusion matrix is kept: it grows with their square, and its file to gigabytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Measured:
     """How many answers were judged: images, labels that are known, labelled pixels."""
     confusion: Tensor | None
     """``(C, C)`` int64: samples (labelled pixels) of each class, a row, by the class they were given; ``None`` where a
-    sample may have several, and of objects."""
+    sample may have several, of objects, and of more than :data:`MOST_CONFUSED` classes."""
     by_class: list[float | None]
     """Accuracy (average precision, intersection over union) of every class in percent, ``None`` for one that does not
     occur."""
@@ -76,14 +80,13 @@ def _of_images(
         shown = answers(network, batches)
         first = next((m.answers for m in found.values()), None)
         agreement = None if first is None else 100 * float(top1_agreement(first.logits, shown.logits))
-        table = confusion_matrix(shown.logits, shown.target)
         first_place, first_five = correct(shown.logits, shown.target, (1, 5)).tolist()
         count = len(shown.target)
         scores = {"acc1": 100 * first_place / count, "acc5": 100 * first_five / count}
-        by_class = [
-            100 * right / images if images else None
-            for right, images in zip(table.diagonal().tolist(), table.sum(dim=1).tolist(), strict=True)
-        ]
+        classes = shown.logits.shape[1]
+        each = per_class_accuracy(shown.logits, shown.target).tolist()
+        by_class = [None if math.isnan(share) else 100 * share for share in each]
+        table = confusion_matrix(shown.logits, shown.target) if classes <= MOST_CONFUSED else None
         found[name] = Measured(scores, count, table, by_class, agreement, shown)
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from understudy.files import write_json
+from understudy.words import first_line
 
 IDENTITIES = "trackers.json"
 """File of a run folder: under which identity a tracking server knows the run, so that it goes on there when resumed."""
@@ -134,7 +135,7 @@ class Spared:
         try:
             act()
         except Exception as error:  # each of them has errors of its own
-            reason = (str(error).strip().splitlines() or [""])[0][:150]
+            reason = first_line(error)
             if not self._failed:
                 self._say(f"{self._name} failed, the run goes on: {type(error).__name__}: {reason}")
             self._failed = True

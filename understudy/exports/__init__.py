@@ -24,8 +24,8 @@ from understudy.exports.table import Entry, Row, as_json, lines, measure
 from understudy.exports.weights import write_weights
 from understudy.files import write_atomic, write_json, write_text
 from understudy.models.onnx import OnnxNetwork, onnx_module
-from understudy.nearest import did_you_mean
 from understudy.result import count_parameters
+from understudy.words import did_you_mean
 
 Format: TypeAlias = Literal["safetensors", "pt2", "onnx", "int8"]
 FORMATS: tuple[Format, ...] = get_args(Format)

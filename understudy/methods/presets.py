@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from understudy.interface import Align
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from understudy.methods import METHODS
 from understudy.methods.method import Method
 from understudy.methods.schedule import Points, Weight
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -39,7 +39,7 @@ from understudy.models.translated import untranslated
 from understudy.models.vgg import VGG
 from understudy.models.weights import load_weights as load_weights
 from understudy.models.wrn import WideResNet
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 SAVED = (".pt2", ".onnx")
 """Ends of the names of files that are a whole network, weights and all."""

@@ -14,7 +14,7 @@ import torchvision
 from torch import nn
 
 from understudy.models.heads import replace_head
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean, first_line
 
 PLAIN_LOGITS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -50,7 +50,7 @@ def fetching(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ValueError(
             f"the weights of {name} must be on this machine or be fetched, got: {reason}. Check the network, or give "
             "weights: FILE"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from understudy.nearest import did_you_mean
+from understudy.words import did_you_mean
 
 BY_NAME = "name"
 

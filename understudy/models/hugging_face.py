@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from understudy.models.heads import replace_head
+from understudy.words import first_line
 
 
 class HuggingFaceClassifier(nn.Module):
@@ -81,7 +82,7 @@ def _named(name: str, fetched: bool, local: bool) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         if local:
             raise ValueError(
                 f"hf/{name} must be an image classifier saved by save_pretrained with safetensors, got: {reason}. "

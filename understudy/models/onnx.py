@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from understudy.words import first_line
+
 
 def load_onnx(path: str | Path) -> nn.Module:
     """Returns the classifier in an ONNX file, for example as a teacher whose logits are all that is wanted.
@@ -78,7 +80,7 @@ class OnnxNetwork(nn.Module):
         except Exception as error:  # onnxruntime's own classes, which share no narrower base
             raise ValueError(
                 f"{self.name} must be given images it was made for, got {tuple(images.shape)}: "
-                f"{_first_line(error)}. Resize the images or export the network for this size"
+                f"{first_line(error)}. Resize the images or export the network for this size"
             ) from None
         return torch.from_numpy(logits).to(images.device)
 
@@ -111,10 +113,6 @@ def _session(model: bytes, name: str, threads: int) -> Any:
         return runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, which share no narrower base
         raise ValueError(
-            f"{name} must be an ONNX model that onnxruntime runs, got: {_first_line(error)}. "
+            f"{name} must be an ONNX model that onnxruntime runs, got: {first_line(error)}. "
             "Export it again, weights in the same file"
         ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.models.program_graph import DTYPES, ProgramError, ProgramNetwork, whole
+from understudy.words import first_line
 
 _SCHEMA = 8  # major version of torch.export's JSON; minor ones only add to it
 _DATA = re.compile(
@@ -61,7 +62,7 @@ def load_program(path: str | Path) -> nn.Module:
     except ProgramError as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # damaged bytes make the readers fail in any way; none of them is our fault
-        reason = (str(error).splitlines() or [""])[0][:120]
+        reason = first_line(error)
         raise ValueError(
             f"{path}: a program must be as torch.export.save writes it, got something amiss "
             f"({type(error).__name__}: {reason}). Save it again with a current torch"

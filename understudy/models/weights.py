@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from understudy.words import first_line
+
 WRAPPERS = ("model", "state_dict", "net")
 """Keys under which training scripts put the weights, beside optimiser and epoch."""
 
@@ -85,7 +87,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
-            f"weights must be a whole safetensors file, got {path} ({_first_line(error)}). "
+            f"weights must be a whole safetensors file, got {path} ({first_line(error)}). "
             "Copy or save it again"
         ) from None
 
@@ -103,7 +105,7 @@ def _read_checkpoint(path: Path) -> Any:
                 "nothing was run. Save model.state_dict() alone where the file was made"
             ) from None
         # torch's own words would advise to open the file without the restriction
-        reason = "no checkpoint" if isinstance(error, pickle.UnpicklingError) else _first_line(error)
+        reason = "no checkpoint" if isinstance(error, pickle.UnpicklingError) else first_line(error)
         raise ValueError(
             f"weights must be a file of safetensors or torch.save, got {path} ({reason}). "
             "Copy or save it again"
@@ -119,7 +121,3 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _shape(tensor: Tensor | None) -> str:
     return "none" if tensor is None else str(tuple(tensor.shape))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

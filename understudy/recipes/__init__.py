@@ -15,9 +15,9 @@ from understudy.config import ArmConfig, Config, ConfigError, build_config
 from understudy.interface import Align
 from understudy.methods.presets import Preset, preset
 from understudy.models import backbone_alone
-from understudy.nearest import did_you_mean
 from understudy.report.published import ALONE, TEACHER, Cell, cells, citation
 from understudy.scaling import scaled
+from understudy.words import did_you_mean
 
 PREFIX = "recipe:"
 """What stands before the name of a recipe where a config file is expected."""

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from understudy.interface import Network
 from understudy.models.detection import Detector
 from understudy.models.translated import Translated
-from understudy.nearest import did_you_mean
 from understudy.taps.detector import describe_detector
 from understudy.taps.norms import find_norm
 from understudy.taps.stages import find_stages
 from understudy.taps.trace import Call, Shown, Trace, dry_run
+from understudy.words import did_you_mean
 
 _ROLE = re.compile(r"head|stage_last|(stage|preact|norm)_(0|[1-9]\d*)")
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from understudy.interface import Network
-from understudy.nearest import did_you_mean
 from understudy.taps.detector import with_levels
 from understudy.taps.find import DescribedNetwork
+from understudy.words import did_you_mean
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -1,4 +1,4 @@
-"""Did you mean: the one way a wrong name is answered."""
+"""Words of error messages that are the same everywhere."""
 
 from __future__ import annotations
 
@@ -16,3 +16,8 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         if len(choices) <= 40
         else hint.strip() or "See understudy list"
     )
+
+
+def first_line(error: BaseException, most: int = 150) -> str:
+    """Returns what another library says of an error, in one line of at most ``most`` characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]

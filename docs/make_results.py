@@ -18,9 +18,14 @@ import yaml
 PAGE = Path(__file__).with_name("results.md")
 RESULTS = Path(__file__).parents[1] / "results"
 BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
-_LEAST = 1e-6
 _LINK = re.compile(r"\[([^\]]*)\]\((?!https?:|#)([^)]*)\)")
-_TITLES = {"test/acc1": "top-1, %", "test/map": "mAP, %", "test/miou": "mIoU, %", "test/ap50": "AP50, %"}
+_TITLES = {
+    "test/acc1": "top-1, %",
+    "test/map": "mAP, %",
+    "test/miou": "mIoU, %",
+    "test/ap": "AP, %",
+    "test/ap50": "AP50, %",
+}
 
 INTRODUCTION = """# Results
 
@@ -90,8 +95,7 @@ def _difference(row: Mapping[str, str], to: str) -> str:
     if not row[f"minus_{to}"]:
         return ""
     half = row[f"minus_{to}_half_width_95"]
-    known = half and float(half) > _LEAST  # seeds that happen to have one difference say nothing about noise
-    return f"{float(row[f'minus_{to}']):+.2f}".replace("-", "−") + (f" ± {float(half):.2f}" if known else "")
+    return f"{float(row[f'minus_{to}']):+.2f}".replace("-", "−") + (f" ± {float(half):.2f}" if half else "")
 
 
 def readme(folder: Path) -> str:

@@ -26,6 +26,7 @@ class Classifier:
         self.several = self.session.get_modelmeta().custom_metadata_map.get("task") == "multilabel"
         self.classes, self.channels = about["classes"], about["channels"]
         self.height, self.width = about["image_size"]
+        self.resize = about.get("resize")
         # (image / 255 - mean) / std, a number a channel
         self.mean, self.std = (np.array(about[key], np.float32)[:, None, None] for key in ("mean", "std"))
 
@@ -33,8 +34,10 @@ class Classifier:
         """Returns one image as the model was trained to see it, (channels, height, width) float32."""
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
-        # the shorter side to the model's, then the centre
+        # the shorter side to the model's (or to more), then the centre
         scale = max(self.height / image.height, self.width / image.width)
+        if self.resize:
+            scale = self.resize / min(image.size)
         size = (max(self.width, int(scale * image.width)), max(self.height, int(scale * image.height)))
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)

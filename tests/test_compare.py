@@ -54,6 +54,12 @@ def test_other_test_images_and_a_pretrained_student_are_said(runs, tmp_path):
     assert table["notes"] == ["The runs differ in student.pretrained, not in the method alone."]
 
 
+def test_a_teacher_is_no_student_alone(runs):
+    folders = [runs / "study" / name for name in ("teacher", "kd/seed-0", "student-alone/seed-0")]
+    table = us.compare(folders, quiet=True)
+    assert [arm["name"] for arm in table["arms"]] == ["teacher", "kd", "student alone"]
+
+
 def test_another_budget_is_said(runs):
     table = us.compare([runs / "study" / "kd" / "seed-0", runs / "other"], quiet=True)
     assert [arm["name"] for arm in table["arms"]] == ["kd", "other"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,14 @@ import yaml
 from safetensors.torch import load_file
 
 import understudy as us
+from understudy import build as build_module
 from understudy import run as jobs
+from understudy.build import at_random, read_data, untrained
+from understudy.config import TeacherConfig
 from understudy.engine import loop, measure
 from understudy.engine.distiller import Distiller
 from understudy.engine.loop import Job
+from understudy.exports import finished as finished_runs
 from understudy.files import read_json_lines
 from understudy.job import finished
 from understudy.predict import load_predictor
@@ -318,6 +323,43 @@ def test_a_term_with_heads_may_start_in_a_later_epoch(digits_config, optimizer):
 def test_an_untrained_teacher_is_pointed_out(digits_config, capsys):
     us.distill(digits_config, **{"train.epochs": 1})
     assert "answers at random" in capsys.readouterr().out
+
+
+def test_pretrained_weights_of_other_classes_are_no_weights():
+    ours = read_data(us.load_config({"data": {"name": "digits"}, "student": {"model": "cnn_tiny"}}).data)
+    resnet = {"model": "torchvision/resnet18", "pretrained": True}
+    given = TeacherConfig(**resnet)
+    assert untrained(given, ours)
+    assert not untrained(given)
+    said = at_random("teacher", "teacher", given, ours)
+    assert "pretrained for 1,000 classes, the data have 10" in said
+    assert not untrained(TeacherConfig(**resnet, classes={"map": [[3 * k] for k in range(10)]}), ours)
+    assert not untrained(TeacherConfig(model="torchvision/resnet18", weights="w.safetensors"), ours)
+
+
+def test_a_run_that_never_reaches_the_classifier_is_said_or_refused(digits_config, capsys, tmp_path):
+    options = {"gradients.align": "none", "train.epochs": 1}
+    us.distill(digits_config, losses=[{"name": "at"}], **options)
+    assert "no term reaches the student's classifier" in capsys.readouterr().out
+    losses = [{"name": "ce", "weight": 0.0}, {"name": "at"}]
+    with pytest.raises(ValueError, match=r"must have a weight within train.epochs = 1, got 'ce' of weight 0"):
+        us.distill(digits_config, quiet=True, losses=losses, output=str(tmp_path / "other"), **options)
+
+
+def test_a_run_with_images_without_labels_is_analysed_and_exported(digits_config, monkeypatch, tmp_path):
+    def some_unlabelled(config):
+        data = read_data(config)
+        targets = data.train.targets.clone()
+        targets[::4] = -1
+        return replace(data, train=replace(data.train, targets=targets))
+
+    for module in (build_module, finished_runs):
+        monkeypatch.setattr(module, "read_data", some_unlabelled)
+    options = {"losses": [{"name": "kd"}], "gradients.align": "none", "train.epochs": 1}
+    run = us.distill(digits_config, quiet=True, **options)
+    assert us.export(run.path, ["int8"], quiet=True).files.keys() == {"int8"}
+    found = us.analyze(run.path, ["collapse"], quiet=True)
+    assert found
 
 
 def test_accumulation_does_not_change_the_loss(digits_config, tmp_path):

@@ -284,6 +284,7 @@ BAD = [
     ),
     ({"data.augment": {"name": "pad_crop"}}, r"data.augment.name must be scale_crop for images with masks"),
     ({"data.augment.zoom": [2.0, 1.0]}, r"data.augment.zoom must be two rising factors"),
+    ({"gradients.align": "paper"}, r"gradients.align must not be paper for segmentation"),
     ({"losses": [{"name": "crd"}]}, r"term 'crd' must read each pixel's logits alone"),
     ({"teacher.model": "cnn_small"}, r"must both classify images or both pixels"),
     ({"teacher.table": "somewhere"}, r"teacher.table must be off where a term reads maps"),

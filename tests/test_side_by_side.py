@@ -170,6 +170,10 @@ def test_students_alone_can_go_side_by_side_too(config, tmp_path):
         ({"train.seeds": [0, 0]}, r"train.seeds must be different numbers from 0 up, got \[0, 0\]"),
         ({"train.seeds": [0, 1], "teacher.weights": None}, "teacher must have weights for several seeds"),
         (
+            {"train.seeds": [0, 1], "teacher": {"model": "fcn_resnet18", "pretrained": True}},
+            "teacher must have weights for several seeds",
+        ),
+        (
             {"train.seeds": [0, 1], "train.trackers": ["tensorboard", "mlflow"]},
             "must be tensorboard where train.seeds is",
         ),

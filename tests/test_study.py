@@ -330,7 +330,10 @@ def test_one_table_for_methods_that_read_different_answers_is_refused_at_once(pl
             "study must be of single runs, got assistants, generations or train.seeds",
         ),
         ({"generations": 2}, "study must be of single runs"),
-        ({"study": {"methods": ["ab"]}}, r"must begin within train\.epochs = 2, got 'ce' from epoch 31"),
+        (
+            {"study": {"methods": ["ab"]}},
+            r"must have a weight within train\.epochs = 2, got 'ce' of weight 1 from epoch 31",
+        ),
     ],
 )
 def test_a_wrong_study_is_one_clear_error(plan, change, message):

@@ -167,6 +167,17 @@ def test_a_search_ends_in_a_config_that_repeats_its_best_trial(plan, tmp_path, c
     assert not list((tmp_path / "tune" / "trials").glob("*/checkpoints"))
 
 
+def test_a_search_without_a_teacher_names_the_command_that_takes_its_config(plan, tmp_path, capsys):
+    alone = {**plan, "teacher": None, "losses": [{"name": "ce"}]}
+    alone.pop("method", None)
+    alone["tune"] = {"trials": 1, "space": {"train.optimizer.lr": [0.01, 0.1]}}
+    us.tune(alone, quiet=True)
+    best = tmp_path / "tune" / "best.yaml"
+    assert f"run it:  understudy train {best}" in capsys.readouterr().out.replace("\n", " ")
+    assert best.read_text().startswith("# understudy train best.yaml")
+    us.train(best, quiet=True)
+
+
 def test_no_test_image_is_ever_looked_at(plan, monkeypatch):
     """The teacher, who has no weights here, is trained as blindly as the trials."""
     looked = set()

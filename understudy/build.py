@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from understudy.config import AUTO, AugmentConfig, Config, DataConfig, ModelConfig, TeacherConfig, TrainConfig
 from understudy.data import (
     Augment,
     AutoAugment,
@@ -48,7 +48,10 @@ from understudy.engine.optim import make_optimizer
 from understudy.engine.stream import Stream
 from understudy.engine.trackers import check_trackers
 from understudy.interface import Batch
+from understudy.methods.term import judging_terms
 from understudy.models import SAVED, backbone_alone
+from understudy.models.detection import TORCHVISION_DETECTORS
+from understudy.models.published import published
 from understudy.smallest import check_smallest
 from understudy.widest import has_float64
 from understudy.worlds import read_student, read_teacher
@@ -167,16 +170,38 @@ def read_model(config: ModelConfig, data: Splits, device: torch.device) -> nn.Mo
     return read_student(config, data, device)[0]
 
 
-def untrained(network: ModelConfig) -> bool:
-    """Returns whether a network begins with random weights, all of them or its last layers'."""
+def untrained(network: ModelConfig, data: Splits | None = None) -> bool:
+    """Returns whether a network begins with random weights, all of them or its last layers'.
+
+    Args:
+        network: of the config.
+        data: whose classes it is to know; without them, pretrained weights are taken to be of these classes.
+    """
     if network.weights is not None or network.model.endswith(SAVED):
         return False
-    return not network.pretrained or backbone_alone(network.model)
+    if not network.pretrained or backbone_alone(network.model):
+        return True
+    return data is not None and _of_other_classes(network, data) is not None
 
 
-def at_random(name: str, key: str) -> str:
+def at_random(name: str, key: str, network: ModelConfig, data: Splits) -> str:
     """Returns what is said of a network without weights that is asked for its answers."""
-    return f"{name} has no weights and answers at random; set {key}.weights"
+    if not network.pretrained or backbone_alone(network.model):
+        return f"{name} has no weights and answers at random; set {key}.weights"
+    return (
+        f"{name} is pretrained for {_of_other_classes(network, data):,} classes, the data have "
+        f"{data.num_classes:,}: its last layer is a new one and answers at random; train it on these data first "
+        f"(understudy train) and set {key}.weights"
+    )
+
+
+def _of_other_classes(network: ModelConfig, data: Splits) -> int | None:
+    """Returns how many classes pretrained weights know; ``None`` for as many as the data's, or if they are matched."""
+    if isinstance(network, TeacherConfig) and network.classes is not None:
+        return None
+    known = published(network.model, pretrained=True).num_classes
+    background = network.model.removeprefix("torchvision/") in TORCHVISION_DETECTORS
+    return None if known is None or known - background == data.num_classes else known
 
 
 def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:
@@ -209,7 +234,11 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         teachers[name], chosen, line = read_teacher(guide, data, torch.device("cpu") if waiting else device)
         choices |= {f"{config.guide_key(name)}.{key}": value for key, value in chosen.items()}
         notes += [] if line is None else [f"{name} {line}"]
-    notes += [at_random(name, config.guide_key(name)) for name, guide in guides.items() if untrained(guide)]
+    notes += [
+        at_random(name, config.guide_key(name), guide, data)
+        for name, guide in guides.items()
+        if untrained(guide, data)
+    ]
     if (form := memory_format(config.train, device)) != torch.contiguous_format:
         for module in (student, *teachers.values()):
             module.to(memory_format=form)  # pyright: ignore[reportCallIssue]
@@ -229,6 +258,14 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         shard=config.train.shard,
         sharded_teachers=[name for name, guide in guides.items() if guide.shard],
     )
+    if (
+        not judging_terms(distiller.terms)
+        and config.student.weights is None
+        and not config.student.pretrained
+    ):
+        notes.append(
+            "no term reaches the student's classifier: its answers stay those of random weights. Add ce or kd"
+        )
     if config.train.compile:
         distiller.compile_student()
     _check_task(config, data, distiller)

@@ -51,8 +51,9 @@ def compare(
     base = Path.cwd() if output is None else Path(output)
     arms: dict[str, dict[str, Any]] = {}
     configs, metrics, weights = [], [], []
-    for folder in folders:
-        config, result = _read(folder)
+    read = [_read(folder) for folder in folders]
+    students = {result["model"] for _, result in read if result["verb"] != "train"}
+    for folder, (config, result) in zip(folders, read, strict=True):
         metrics.append(metric_of(result))
         if metrics[-1] != metrics[0]:
             raise ValueError(
@@ -77,7 +78,7 @@ def compare(
                 "Leave one out"
             )
         arm["runs"].append(run)
-        arm["name"] = arm["name"] or _name(result, folder)
+        arm["name"] = arm["name"] or _name(result, folder, students)
     _tell_apart(list(arms.values()))
     notes = _notes(configs, weights)
     table: dict[str, Any] = {
@@ -157,9 +158,12 @@ def _method(config: Config, result: dict[str, Any]) -> str:
     return f"{' + '.join(terms)}; align {config.gradients.align}; {config.student.model} under {teachers}"
 
 
-def _name(result: dict[str, Any], folder: Path) -> str:
-    """Returns a short name for an arm: a study's runs lie in ``ARM/seed-N``."""
-    if result["verb"] == "train":
+def _name(result: dict[str, Any], folder: Path, students: set[str]) -> str:
+    """Returns a short name for an arm: a study's runs lie in ``ARM/seed-N``.
+
+    Of what was trained on labels, only networks that others are distilled into are students, not their teacher.
+    """
+    if result["verb"] == "train" and (result["model"] in students or not students):
         return ALONE
     name = folder.resolve()
     return name.parent.name if name.name.startswith("seed-") else name.name

@@ -266,7 +266,7 @@ class TeacherConfig(ModelConfig):
     """A frozen network, how it answers, and its classes, which may be others than the student's."""
 
     table: str = AUTO
-    """Where its answers to every view of every image are kept: ``auto``, ``off``, or a folder."""
+    """Where its answers to every view of every image are kept: ``auto``, ``memory``, ``off``, or a folder."""
     table_dtype: Literal["fp32", "fp16", "fp64"] = "fp32"
     """Numbers of the table; fp32 keeps a teacher's answers to the last bit."""
     tables: str | None = None

@@ -25,7 +25,7 @@ from understudy.engine.trackers import open_trackers
 from understudy.files import is_temporary, locked, read_json, sweep, write_json, write_text
 from understudy.guidance import attach_answers, settle_precision
 from understudy.inputs import changed, inputs, weight_files
-from understudy.methods.term import build_terms, label_terms
+from understudy.methods.term import build_terms, judging_terms, label_terms
 from understudy.report import write_run_report
 from understudy.result import count_parameters, environment, finish, headline, summary
 
@@ -101,18 +101,18 @@ def open_job(
 
 
 def check_begins(config: Config) -> None:
-    """Refuses a training that is over before any term has reached the student's classifier.
+    """Refuses a training in which no term on the student's logits has a weight in any epoch, though there are some.
 
     Raises:
         ValueError: with the term that would have been the first one, and its epoch.
     """
-    epochs, terms = config.train.epochs, build_terms(config.losses)
-    judging = [t for t in terms if t.method.replaces_classifier or "logits" in t.method.student_roles]
-    if judging and all(term.weight.from_epoch > epochs for term in judging):
+    epochs, judging = config.train.epochs, judging_terms(build_terms(config.losses))
+    if judging and not any(term.weight.at(epoch) for term in judging for epoch in range(epochs)):
         first = min(judging, key=lambda term: term.weight.from_epoch)
         raise ValueError(
-            f"a term on the student's logits must begin within train.epochs = {epochs}, got {first.label!r} from epoch "
-            f"{first.weight.from_epoch} on. Train for longer, or let it begin earlier"
+            f"a term on the student's logits must have a weight within train.epochs = {epochs}, got {first.label!r} of "
+            f"weight {first.weight.value:g} from epoch {first.weight.from_epoch} on. Train for longer, let it begin "
+            "earlier, or give it a weight"
         )
 
 

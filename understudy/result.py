@@ -26,7 +26,7 @@ from understudy.engine.loop import Job
 from understudy.engine.measure import Measured, measure
 from understudy.engine.memory import peak_bytes
 from understudy.files import json_line, read_json_lines, write_atomic, write_json, write_text
-from understudy.models.translated import Translated, untranslated
+from understudy.models.translated import Translated, options_of, untranslated
 from understudy.report.examples import MOST, write_box_examples, write_examples
 from understudy.report.mistakes import write_mistakes
 from understudy.tasks import task_named
@@ -160,8 +160,8 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         about["resize"] = str(config.data.resize)
     if (task := built.distiller.task.name) != "classification":
         about["task"] = task
-    if config.student.options:
-        about["options"] = json.dumps(config.student.options)
+    if options := options_of(student, config.student.options):
+        about["options"] = json.dumps(options)
     replacing = built.distiller.replacing
     if replacing is not None:  # more than the student is shipped: how to build it
         guide = config.guides[replacing.teacher or next(iter(config.guides))]

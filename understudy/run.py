@@ -41,6 +41,7 @@ from understudy.job import (
 from understudy.methods.term import build_terms, label_terms
 from understudy.metrics import likeness, quality
 from understudy.models import load_weights
+from understudy.models.published import built_with
 from understudy.models.translated import untranslated
 from understudy.side_by_side import side_by_side
 from understudy.tasks import Task
@@ -165,17 +166,21 @@ def evaluate(
                 f"evaluate must be given a finished run, got {source} without student.safetensors. Resume it"
             )
         source = Path(source) / "config.yaml"
-        changes = {"student.weights": None}  # what it began with is replaced at once
+        changes = {
+            "student.weights": None,
+            "student.pretrained": False,
+        }  # what it began with is replaced at once
+        if options := built_with(weights):
+            changes["student.options"] = options
     config = load_config(source, changes | overrides)
     with process(config) as device:
         built = build(config, device)
         quiet = quiet or not built.distiller.ranks.is_first
         console, measured = Console(quiet=quiet), {} if weights is not None else {"student": config.student}
         for name, network in (measured | config.guides).items():
-            if untrained(network):
-                console.say(
-                    f"note: {at_random(name, 'student' if name in measured else config.guide_key(name))}"
-                )
+            if untrained(network, built.data):
+                key = "student" if name in measured else config.guide_key(name)
+                console.say(f"note: {at_random(name, key, network, built.data)}")
         test = built.data.test
         if test is None:
             raise ValueError("evaluate must have test images, got data without any. Set data.test")

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from understudy.build import Built, data_seed, joined, process
+from understudy.build import Built, data_seed, joined, process, untrained
 from understudy.config import Config
 from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
@@ -32,11 +32,10 @@ def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -
     """
     assert config.train.seeds is not None
     guides = config.guides.items()
-    random = [config.guide_key(n) for n, guide in guides if guide.weights is None and not guide.pretrained]
+    random = [config.guide_key(n) for n, guide in guides if untrained(guide)]
     if random:
         raise ValueError(
-            f"{random[0]} must have weights for several seeds to share it, got none. Set {random[0]}.weights, or "
-            "pretrained: true"
+            f"{random[0]} must have weights for several seeds to share it, got none. Set {random[0]}.weights"
         )
     folder, stop, ranks = Path(config.output), threading.Event(), joined(config)
     runs: dict[int, Run] = {}

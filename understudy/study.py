@@ -13,6 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from understudy.build import read_data, untrained
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
@@ -21,7 +22,6 @@ from understudy.files import locked, write_json
 from understudy.guidance import check_tables, kept, one_precision, tables_folder
 from understudy.job import check_begins, finished
 from understudy.methods.presets import preset
-from understudy.models import backbone_alone
 from understudy.pool import Runs, Task
 from understudy.report import write_study_report
 from understudy.report.published import Published, published
@@ -273,8 +273,7 @@ def _single(config: Config) -> Config:
 def _teacher(base: Config, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
     """Trains the teacher if it has no weights; returns its weights and its row of the table."""
     assert base.teacher is not None
-    given = base.teacher.pretrained and not backbone_alone(base.teacher.model)
-    if base.teacher.weights is not None or given:
+    if not untrained(base.teacher, read_data(base.data) if base.teacher.pretrained else None):
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics

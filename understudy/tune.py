@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from understudy.build import build, process, read_data, with_label_noise
+from understudy.build import build, process, read_data, untrained, with_label_noise
 from understudy.config import ArmConfig, Config, TuneConfig, differences, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
@@ -45,7 +45,8 @@ class Tuned:
 
     path: Path
     best: Config
-    """The content of ``best.yaml``: ready for :func:`understudy.distill`."""
+    """The content of ``best.yaml``: ready for :func:`understudy.distill`, without a teacher for
+    :func:`understudy.train`."""
     table: dict[str, Any]
     """The content of ``tune.json``."""
 
@@ -103,9 +104,9 @@ def tune(
         best = _best(search, table)
         write_json(folder / "tune.json", table)
         write_text(folder / "trials.csv", _csv(table))
-        write_text(folder / "best.yaml", _header(table) + best.yaml())
+        write_text(folder / "best.yaml", _header(table, _verb(best)) + best.yaml())
     show(table)
-    print(f"run it:  understudy distill {folder / 'best.yaml'}")
+    print(f"run it:  understudy {_verb(best)} {folder / 'best.yaml'}")
     return Tuned(folder, best, table)
 
 
@@ -227,9 +228,11 @@ def _claim(folder: Path, config: Config) -> None:
     write_text(file, config.yaml())
 
 
-def _teacher(base: Config, folder: Path, console: Console) -> dict[str, str]:
+def _teacher(base: Config, folder: Path, console: Console) -> dict[str, Any]:
     """Trains the teacher, on what is not held out, if it has no weights; returns where they are."""
-    if base.teacher is None or base.teacher.weights is not None or base.teacher.pretrained:
+    if base.teacher is None:
+        return {}
+    if not untrained(base.teacher, read_data(base.data) if base.teacher.pretrained else None):
         return {}
     own = base.replaced(
         output=str(folder / "teacher"),
@@ -241,7 +244,10 @@ def _teacher(base: Config, folder: Path, console: Console) -> dict[str, str]:
     console.say(f"the teacher has no weights and is trained first ({own.student.model})")
     result = train_unseen("train", own)
     console.say(f"teacher: {score_of(result):.2f}% held out")
-    return {"teacher.weights": str(folder / "teacher" / "student.safetensors")}
+    return {
+        "teacher.weights": str(folder / "teacher" / "student.safetensors"),
+        "teacher.pretrained": False,
+    }
 
 
 def _table(search: Search, held_out: int) -> dict[str, Any]:
@@ -334,9 +340,13 @@ def _best(search: Search, table: dict[str, Any]) -> Config:
     return config.replaced(output=str(search.folder / "best"))
 
 
-def _header(table: dict[str, Any]) -> str:
+def _verb(best: Config) -> str:
+    return "distill" if best.guides else "train"
+
+
+def _header(table: dict[str, Any], verb: str) -> str:
     lines = [
-        "understudy distill best.yaml repeats the best trial and measures the test images, once.",
+        f"understudy {verb} best.yaml repeats the best trial and measures the test images, once.",
         *table["statements"],
         "The held-out images stay held out; data.val=0 output=... trains on them, too.",
     ]

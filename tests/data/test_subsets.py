@@ -44,5 +44,11 @@ def test_the_seed_and_nothing_else_decides(choose):
     assert not torch.equal(first, choose(UNEVEN, 100, 6))
 
 
+def test_images_without_a_label_are_a_class_of_their_own():
+    targets = torch.tensor([-1] * 20 + [0] * 40 + [1] * 40)
+    assert targets[stratified(targets, 10, 0)].unique(return_counts=True)[1].tolist() == [2, 4, 4]
+    assert targets[balanced(targets, 9, 0)].unique(return_counts=True)[1].tolist() == [3, 3, 3]
+
+
 def test_complement_is_what_is_left():
     assert complement(torch.tensor([1, 3]), 5).tolist() == [0, 2, 4]

@@ -160,6 +160,8 @@ def test_a_run_on_whole_images_is_measured_and_used_on_the_same_squares(folder):
     )
     with safe_open(exported.files["safetensors"], framework="pt") as file:
         assert file.metadata()["resize"] == "16"
+    found = us.analyze(run.path, ["difficulty_training"], quiet=True, epochs=1)
+    assert "Crops are of centre squares" in str(found)
 
 
 def test_torchs_random_state_stays_as_it_is(folder):
@@ -527,6 +529,15 @@ def test_wrong_settings_are_one_line(folder, changes, message):
         config(folder, **changes)
 
 
+def even(folder):
+    """The training pictures, all of one size."""
+    for i in range(6):
+        path = folder / "even" / CLASSES[i % 3] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).resize((20, 20)).save(path)
+    return folder / "even"
+
+
 def test_settings_that_the_images_refuse_are_one_line(folder):
     with pytest.raises(ValueError, match=r"data\.resize must be at least data\.image_size, .* got 8 with 16"):
         splits(folder, resize=8)
@@ -535,6 +546,9 @@ def test_settings_that_the_images_refuse_are_one_line(folder):
     held = splits(folder, resident=True)
     with pytest.raises(ValueError, match=r"data\.augment\.whole must have images that stay in their files"):
         train_loader(held, ResizedCrop(whole=True))
+    left = splits(folder, image_size=None, train=even(folder), test=None, resident=False)
+    with pytest.raises(ValueError, match=r"data\.augment\.whole must have data\.image_size"):
+        train_loader(left, ResizedCrop(whole=True))
     whole = {"name": "resized_crop", "whole": True}
     digits = config(folder).data.model_copy(update={"name": "stl10", "resident": "auto"})
     with pytest.raises(

@@ -14,6 +14,7 @@ from understudy.metrics import (
     unpaired_difference,
     verdict,
 )
+from understudy.report.text_tables import interval
 
 A = [76.5, 76.1, 76.9, 76.4, 76.6]
 B = [75.6, 75.7, 76.0, 75.4, 75.8]
@@ -100,9 +101,10 @@ def test_one_seed_on_a_side_gives_a_plain_difference():
     assert got.mean == pytest.approx(0.75)
 
 
-def test_results_that_never_vary_leave_an_interval_of_width_0():
-    assert unpaired_difference([1.0, 1.0], [2.0, 2.0]).half_width == 0
-    assert paired_difference([1.0, 1.0], [2.0, 2.0]).half_width == 0
+@pytest.mark.parametrize("compare", [unpaired_difference, paired_difference])
+def test_results_that_never_vary_leave_no_interval_around_a_difference(compare):
+    assert compare([1.0, 1.0], [2.0, 2.0]).half_width is None
+    assert compare([1.0, 1.0], [1.0, 1.0]).half_width == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,8 @@ def test_verdicts_are_plain_sentences(numbers, sentence):
 def test_seeds_that_all_differ_alike_prove_nothing():
     """One image of 45 on both seeds is no certainty."""
     found = paired_difference([100 * 30 / 45, 100 * 33 / 45], [100 * 31 / 45, 100 * 34 / 45])
-    assert found.half_width < 1e-9
+    assert found.half_width is None
+    assert interval(found) == "−2.22"
     assert not found.beyond_noise
     assert (
         verdict("A", "B", found)

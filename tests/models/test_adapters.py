@@ -48,6 +48,17 @@ def test_torchvision_network_with_auxiliary_heads_gives_plain_logits_in_training
         assert net.train()(torch.empty(2, 3, 64, 64)).shape == (2, 5)
 
 
+def test_torchvisions_older_networks_are_the_same_with_and_without_pretrained_weights(monkeypatch):
+    fresh = torchvision.models.inception_v3(weights=None, init_weights=False).state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: fresh)
+    net = create_model("torchvision/inception_v3", num_classes=1000, pretrained=True)
+    again = create_model("torchvision/inception_v3", num_classes=1000, init_weights=False)
+    again.load_state_dict(net.state_dict())
+    images = torch.rand(2, 3, 96, 96)
+    assert net.eval()(images).equal(again.eval()(images))
+    assert net.train()(images).shape == (2, 1000)
+
+
 def test_torchvision_arguments_pass_through():
     with torch.device("meta"):
         net = create_model(

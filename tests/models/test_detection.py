@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+import torchvision
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 import understudy as us
 from understudy.models import Detector, detector_names
+from understudy.models.translated import options_of
 from understudy.taps import describe
 from understudy.tasks.detection import Detection
 from understudy.teacher.fold import fold_batch_norms
@@ -174,6 +176,20 @@ def test_torchvisions_networks_have_their_own_parameters():
     plain = theirs(weights=None, weights_backbone=None, num_classes=91)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     assert ours.eval()(torch.zeros(1, 3, *SIZE)).shape == (1, 100, 6)
+
+
+def test_a_pretrained_detector_is_built_again_without_its_pretrained_weights(monkeypatch):
+    name = "torchvision/fasterrcnn_mobilenet_v3_large_320_fpn"
+    fresh = us.create_model(name, 90).state_dict()
+    monkeypatch.setattr(torchvision.models.WeightsEnum, "get_state_dict", lambda *_, **__: fresh)
+    net = us.create_model(name, 3, pretrained=True)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    assert us.create_model(name, 3).state_dict().keys() != net.state_dict().keys()
+    again = us.create_model(name, 3, **options_of(net, {}))
+    again.load_state_dict(net.state_dict())
+    images = torch.rand(1, 3, *SIZE)
+    assert again.eval()(images).equal(net.eval()(images))
+    assert options_of(us.create_model(name, 3), {"a": 1}) == {"a": 1}
 
 
 def test_norms_and_modules_can_be_frozen():

@@ -12,7 +12,7 @@ from understudy.metrics import correct
 from understudy.report.plots import Curve, Curves
 
 MOST = 2000
-"""Images that are spoiled, every class in proportion: twenty passes over a large set take long on a CPU."""
+"""Images that are spoiled, as many of every class: twenty passes over a large set take long on a CPU."""
 
 
 def corruptions(pair: Pair) -> Finding:

@@ -11,6 +11,7 @@ from understudy.analyses.hard import Change, harder
 from understudy.analyses.pair import Pair, Seen
 from understudy.build import augmentation, data_seed, eval_batches, read_model
 from understudy.data.loader import TrainLoader
+from understudy.data.policy import needs_whole, of_squares
 from understudy.data.subsets import balanced
 from understudy.engine.distiller import Distiller
 from understudy.engine.evaluate import answers, evaluating
@@ -110,6 +111,8 @@ def difficulty_training(pair: Pair) -> Finding:
         f"One seed, {pair.options.epochs} epochs (epochs=N), α = 1, β = {beta:g}, T = {temperature:g}. "
         "The teacher is the run's own; the paper trains one on every kind of data."
     )
+    if needs_whole(augmentation(pair.config.data, pair.built.data)):
+        note += " Crops are of centre squares: what is made harder is made of decoded images."
     columns = ("data", "without_tckd", "with_tckd", "gain")
     return Finding(numbers, {"accuracy": Sheet(columns, rows)}, (plot,), (note,))
 
@@ -130,7 +133,7 @@ def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
     for epoch in range(epochs):
         loader = TrainLoader(
             change(data.train, epoch),
-            augmentation(config.data, data),
+            of_squares(augmentation(config.data, data)),
             batch_size=min(train.batch_size, len(data.train)),
             seed=data_seed(config),
             mean=data.mean,

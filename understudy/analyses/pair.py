@@ -15,6 +15,7 @@ from understudy.analyses.contract import NotApplicableError
 from understudy.build import Built, build, eval_batches
 from understudy.config import Config, DataConfig, load_config
 from understudy.data.images import ImageSet
+from understudy.data.splits import kinds
 from understudy.data.subsets import balanced
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
@@ -29,7 +30,7 @@ from understudy.taps import Taps
 Part = Literal["train", "test"]
 
 MOST_TRAIN = 10_000
-"""So many training images are looked at, every class in proportion; of the test images all."""
+"""So many training images are looked at, as many of every class; of the test images all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,18 @@ class Pair:
         return torch.zeros(1, data.channels, *data.image_size, device=self.device)
 
     def images(self, part: Part) -> ImageSet:
-        """Returns the training images (at most :data:`MOST_TRAIN`), or the test images.
+        """Returns the training images that have a label (at most :data:`MOST_TRAIN`), or the test images.
 
         Raises:
-            NotApplicableError: there are no test images.
+            NotApplicableError: there are none.
         """
         data = self.built.data
         if part == "train":
-            if len(data.train) <= MOST_TRAIN:
-                return data.train
-            return data.train.subset(balanced(data.train.targets, MOST_TRAIN, 0))
+            known = (kinds(data.train) >= 0).nonzero()[:, 0]
+            if len(known) == 0:
+                raise NotApplicableError("it needs labels, got training images without any. Label some")
+            train = data.train if len(known) == len(data.train) else data.train.subset(known)
+            return train if len(train) <= MOST_TRAIN else train.subset(balanced(train.targets, MOST_TRAIN, 0))
         if data.test is None:
             raise NotApplicableError("it needs test images, got data without any. Set data.test")
         return data.test

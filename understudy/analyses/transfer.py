@@ -51,8 +51,8 @@ def transfer(pair: Pair) -> Finding:
     height, width = pair.built.data.image_size
     note = (
         f"{len(data.train):,} training and {len(data.test):,} test images of {config.name}, "
-        f"resized to {height}×{width} and normalised as the backbone was trained; features of un-augmented images, "
-        "computed once; one seed."
+        f"scaled to {height}×{width} where they are of another size (transfer.image_size, transfer.resize) and "
+        "normalised as the backbone was trained; features of un-augmented images, computed once; one seed."
     )
     return Finding(numbers, {"probe": Sheet(("backbone", "acc1"), rows)}, (plot,), (note,))
 

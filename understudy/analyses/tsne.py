@@ -11,7 +11,7 @@ from understudy.data.subsets import balanced
 from understudy.report.plots import Cloud, Plot
 
 MOST = 2000
-"""Images that are embedded, every class in proportion."""
+"""Images that are embedded, as many of every class."""
 PERPLEXITY = 30.0
 
 

@@ -64,6 +64,7 @@ def decode(
         raise ValueError("no known image format") from None
     except Exception as error:  # a damaged file makes Pillow raise whatever its decoder stumbles over
         raise ValueError(str(error).partition("\n")[0] or type(error).__name__) from error
+    assert crop is None or size is not None
     if size is not None and crop is not None:
         image = image.crop(crop(image.height, image.width)).resize((size, size), Image.Resampling.BILINEAR)
     elif size is not None:

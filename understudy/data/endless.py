@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class ResizedCrop(EndlessViews):
     """Brightness, contrast and saturation are multiplied by a factor up to this far from 1."""
     fixed: int | None = None
     """Show only so many views of each image, drawn once and for all, so that a teacher's answers can be kept."""
-    whole: bool = False
+    whole: bool = field(default=False, repr=False)  # of no table of answers, so not in what it belongs to
     """Crops come out of whole images while these are decoded (torchvision's own order, antialiased), not out of
     decoded squares: what :meth:`crop` is given are crops already."""
 

@@ -71,7 +71,7 @@ class TrainLoader:
         Raises:
             ValueError: ``batch_size`` is below 1 or below ``world``, ``drop_last`` would leave nothing, images
                 without label would have to be balanced, ``augment`` leaves masks or boxes where they were, or takes
-                crops of whole images and the images are decoded.
+                crops of whole images and these are decoded, or nothing says the crops' size.
         """
         _check(batch_size, rank, world)
         if drop_last and batch_size > len(image_set):
@@ -98,6 +98,14 @@ class TrainLoader:
             raise ValueError(
                 f"data.augment.whole must have images that stay in their files, got those of {image_set.name} in "
                 "memory. Set data.resident=false, or leave it out"
+            )
+        if (
+            needs_whole(augment)
+            and isinstance(image_set.images, Undecoded)
+            and image_set.images.image_size is None
+        ):
+            raise ValueError(
+                "data.augment.whole must have data.image_size, the side of the crops, got none. Set it"
             )
         self.device, place = torch.device(device), exact_place(torch.device(device))
         self.image_set = image_set.to(place)

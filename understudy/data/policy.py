@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeAlias
 
@@ -246,11 +246,19 @@ def decoded(
     crop = _whole_crop(augment)
     if crop is not None:
         assert isinstance(augment, ResizedCrop | Policy)
-        numbers = ((rows, own_number(augment.fixed, view, rows)) for rows, view in shown)
+        host = ((rows.cpu(), view.cpu()) for rows, view in shown)
+        numbers = ((rows, own_number(augment.fixed, view, rows)) for rows, view in host)
         return images.views(numbers, crop.boxes, ahead=ahead)
     if ahead:
         return images.batches(rows for rows, _ in shown)
     return (images.index_select(0, rows) for rows, _ in shown)
+
+
+def of_squares(augment: Augment) -> Augment:
+    """Returns the same views, but of the decoded centre squares where they are crops of whole images."""
+    if isinstance(augment, Policy):
+        return replace(augment, base=of_squares(augment.base))
+    return replace(augment, whole=False) if isinstance(augment, ResizedCrop) else augment
 
 
 def _whole_crop(augment: Augment) -> ResizedCrop | None:

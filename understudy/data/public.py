@@ -30,6 +30,7 @@ def read_public(
     download: bool = False,
     image_size: int | None = None,
     max_gib: float = 8.0,
+    resize: int | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """Returns a public set, as torchvision keeps it on the disk.
 
@@ -39,6 +40,7 @@ def read_public(
         download: fetch the files if they are not there.
         image_size: side in pixels that all images are scaled and cropped to.
         max_gib: memory the decoded images of one part may take, in GiB.
+        resize: pixels that the shorter side is scaled to before the square is cut out; by default ``image_size``.
 
     Raises:
         ValueError: the files are missing or damaged, or cannot be fetched; the images differ in size or do not fit.
@@ -59,8 +61,8 @@ def read_public(
         ) from error
     classes = getattr(train, "classes", None)
     return (
-        read_items(train, f"{name}/train", classes, image_size, 3, max_gib),
-        read_items(test, f"{name}/test", classes, image_size, 3, max_gib),
+        read_items(train, f"{name}/train", classes, image_size, 3, max_gib, resize=resize),
+        read_items(test, f"{name}/test", classes, image_size, 3, max_gib, resize=resize),
     )
 
 

@@ -90,8 +90,7 @@ def keep(train: ImageSet, limit: int | None, seed: int) -> ImageSet:
             f"data.limit must be from 1 to the {len(train)} training images there are, got {limit}. "
             "Lower it or leave it out"
         )
-    kind = kinds(train)
-    return train.subset(balanced(kind - kind.min().clamp(max=0), limit, seed))  # -1: a class, too
+    return train.subset(balanced(kinds(train), limit, seed))
 
 
 def kinds(train: ImageSet) -> Tensor:

@@ -51,6 +51,7 @@ def complement(positions: Tensor, n: int) -> Tensor:
 
 def _place_in_class(targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Returns every image's place, from 0, in a random order of its class, and its class's size, ``(N,)``."""
+    targets = targets - targets.min().clamp(max=0)  # images without a label are a class, too
     everyone = torch.arange(len(targets))
     shuffled = random_bits(seed, Stream.SPLIT, everyone).argsort(stable=True)
     order = shuffled[targets[shuffled].argsort(stable=True)]  # class after class, shuffled within

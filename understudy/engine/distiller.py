@@ -124,6 +124,11 @@ class Distiller(nn.Module):
             for name, guide in {**guides, None: next(iter(guides.values()), None)}.items()
         }
         self.task = task_of(network, multilabel)
+        if align == "paper" and self.task.name in ("segmentation", "detection"):
+            raise ValueError(
+                f"gradients.align must not be paper for {self.task.name}: it compares the rows of two linear "
+                "classifiers, of which there is not one pair. Use backbone or released"
+            )
         for term in terms:
             if network.detects:
                 self._object(term)

@@ -45,7 +45,7 @@ import json
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}", providers=["CPUExecutionProvider"])
-about = session.get_modelmeta().custom_metadata_map  # classes, mean, std, image_size, channels: all JSON
+about = session.get_modelmeta().custom_metadata_map  # classes, mean, std, image_size, channels (resize): all JSON
 (logits,) = session.run(["logits"], {{"images": images}})  # (N, {channels}, {height}, {width}) float32, normalised
 classes = json.loads(about["classes"])
 {use}

@@ -17,6 +17,7 @@ from understudy.files import read_json
 from understudy.job import check_one_run
 from understudy.methods.term import build_terms
 from understudy.models import FullSize
+from understudy.models.translated import options_of
 from understudy.predict import Predictor, load_predictor
 from understudy.result import count_parameters
 from understudy.tasks import Task, task_named
@@ -105,6 +106,7 @@ class FinishedRun:
         All values are ASCII: whatever is in a class's name is escaped as JSON does.
         """
         predictor = self.predictor
+        options = options_of(predictor.module, self.config.student.options)
         return {
             "model": self.config.student.model,
             "classes": json.dumps(predictor.classes),
@@ -114,7 +116,7 @@ class FinishedRun:
             "channels": str(predictor.channels),
             **({} if predictor.resize is None else {"resize": str(predictor.resize)}),
             **({"task": self.task.name} if self.task.name != "classification" else {}),
-            **({"options": json.dumps(options)} if (options := self.config.student.options) else {}),
+            **({"options": json.dumps(options)} if options else {}),
         }
 
 

@@ -44,6 +44,9 @@ def pixel_loss(
 ) -> Tensor:
     """Returns a logit loss with every pixel as a sample, averaged over the pixels that are not ignored.
 
+    For loops of one's own: it compares at the student's resolution. A segmentation run brings both maps to the mask's
+    size instead, as segmentation is scored.
+
     Args:
         student_logits: what learns; its resolution is the one compared at.
         teacher_logits: what is learned from; detached, resized bilinearly if its resolution differs.

@@ -103,6 +103,11 @@ def build_terms(specs: Iterable[Mapping[str, Any]]) -> tuple[Term, ...]:
     return terms
 
 
+def judging_terms(terms: Iterable[Term]) -> list[Term]:
+    """Returns the terms that reach the student's classifier (or replace it); without any its answers stay random."""
+    return [t for t in terms if t.method.replaces_classifier or "logits" in t.method.student_roles]
+
+
 def label_terms(specs: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns what is left of ``losses:`` without a teacher: the terms of labels, or else plain ``ce``.
 

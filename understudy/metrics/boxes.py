@@ -25,7 +25,7 @@ def check_pycocotools() -> None:
     if importlib.util.find_spec("pycocotools") is None:
         raise ValueError(
             "pycocotools must be installed to measure found objects, got no such package. "
-            "pip install 'understudy-distill[detection]'"
+            "Install the extra: pip install '.[detection]'"
         )
 
 

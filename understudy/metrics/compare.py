@@ -41,7 +41,8 @@ class Difference:
     mean: float
     """Method minus other, in the unit of the values."""
     half_width: float | None
-    """The interval is ``mean ± half_width``; ``None`` where one seed leaves nothing to estimate it from."""
+    """The interval is ``mean ± half_width``; ``None`` where there is nothing to estimate it from: one seed, or several
+    that all have one difference by chance."""
     wins: int | None = None
     """Seeds on which the method lies above the other; ``None`` if unpaired."""
     ties: int | None = None
@@ -50,7 +51,7 @@ class Difference:
     @property
     def beyond_noise(self) -> bool:
         """Whether the interval excludes 0; never without an interval, or with one that has no width."""
-        return self.half_width is not None and _LEAST < self.half_width < abs(self.mean)
+        return self.half_width is not None and self.half_width < abs(self.mean)
 
 
 def summarise(values: Sequence[float]) -> Summary:
@@ -128,11 +129,12 @@ def paired_difference(
     n = len(values)
     gaps = [a - b for a, b in zip(values, other, strict=True)]
     spread = statistics.stdev(gaps) / math.sqrt(n) if n > 1 else None
+    mean = statistics.fmean(gaps)
     return Difference(
         kind="paired",
         n=(n, n),
-        mean=statistics.fmean(gaps),
-        half_width=None if spread is None else spread * _quantile(n - 1, confidence),
+        mean=mean,
+        half_width=None if spread is None else _half_width(mean, spread * _quantile(n - 1, confidence)),
         wins=sum(gap > 0 for gap in gaps),
         ties=sum(gap == 0 for gap in gaps),
     )
@@ -166,10 +168,15 @@ def unpaired_difference(
     variance_a, variance_b = a.std**2 / a.n, b.std**2 / b.n  # of the two means
     variance = variance_a + variance_b
     if variance == 0:
-        return Difference("welch", n, mean, 0.0)
+        return Difference("welch", n, mean, _half_width(mean, 0.0))
     share_a, share_b = variance_a / variance, variance_b / variance
     freedom = 1 / (share_a**2 / (a.n - 1) + share_b**2 / (b.n - 1))
     return Difference("welch", n, mean, math.sqrt(variance) * _quantile(freedom, confidence))
+
+
+def _half_width(mean: float, found: float) -> float | None:
+    """Returns half of an interval's width, ``None`` if it is 0 up to rounding around a mean that is not."""
+    return None if found <= _LEAST and mean != 0 else found
 
 
 def verdict(name: str, other: str, difference: Difference) -> str:
@@ -190,10 +197,9 @@ def verdict(name: str, other: str, difference: Difference) -> str:
         'DHKD and KD: one seed says nothing about noise (difference 0.8 points)'
     """
     if difference.half_width is None:
-        size = _number(difference.mean, 1)
-        return f"{name} and {other}: one seed says nothing about noise (difference {size} points)"
-    if difference.half_width <= _LEAST and difference.mean != 0:
         size, seeds = _number(difference.mean, 1), min(difference.n)
+        if seeds == 1:
+            return f"{name} and {other}: one seed says nothing about noise (difference {size} points)"
         return f"{name} and {other}: {seeds} seeds, all with one difference, say nothing about noise ({size} points)"
     digits = _digits(difference.mean, difference.half_width)
     interval = f"± {_number(difference.half_width, digits)} points"

@@ -17,10 +17,10 @@ from understudy.models.heads import replace_head
 from understudy.words import did_you_mean, first_line
 
 PLAIN_LOGITS: dict[str, dict[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
+    "googlenet": {"aux_logits": False, "init_weights": True, "transform_input": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True, "transform_input": True},
 }
-"""Arguments without which torchvision's networks return tuples while training."""
+"""Arguments without which torchvision's networks return tuples while training, or are other ones than pretrained."""
 
 
 def build(name: str, builder: Callable[..., nn.Module], /, **kwargs: Any) -> nn.Module:
@@ -104,6 +104,9 @@ def torchvision_model(
         )
     weights = versions[version]
     net = build(name, builder, weights=weights, progress=False, **kwargs)
+    if name == "inception_v3":  # which drops its second head only for those who build it without weights
+        vars(net)["aux_logits"] = False
+        net.register_module("AuxLogits", None)
     pretrained_classes = len(weights.meta["categories"])
     if pretrained_classes != num_classes:
         replace_head(net, f"torchvision/{name}", pretrained_classes, num_classes)

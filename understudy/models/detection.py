@@ -57,14 +57,23 @@ class Detector(nn.Module):
         rpn: torchvision's region proposal network.
         roi_heads: torchvision's box heads.
         family: of the backbone, by which DHKD chooses its head.
+        brought: options that make the same network without pretrained weights; they stand in its own files.
     """
 
-    def __init__(self, backbone: nn.Module, rpn: nn.Module, roi_heads: nn.Module, family: str) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        rpn: nn.Module,
+        roi_heads: nn.Module,
+        family: str,
+        brought: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.rpn: Any = rpn
         self.roi_heads: Any = roi_heads
         self.family = family
+        self.brought: dict[str, Any] = dict(brought or {})
 
     @property
     def num_logits(self) -> int:
@@ -469,7 +478,13 @@ def _levels(anchors: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
 
 
 def torchvision_detector(
-    name: str, num_classes: int, *, in_channels: int = 3, pretrained: bool = False, **kwargs: Any
+    name: str,
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    frozen_norm: float | None = None,
+    **kwargs: Any,
 ) -> Detector:
     """Returns a Faster R-CNN of torchvision's.
 
@@ -478,6 +493,8 @@ def torchvision_detector(
         num_classes: C, without background.
         in_channels: 3, all that torchvision's networks take.
         pretrained: downloads torchvision's weights (COCO); for another number of classes the last layers start anew.
+        frozen_norm: the epsilon of batch norms that keep statistics and weights. Pretrained networks bring such along,
+            which is why a run's weights say it (:attr:`Detector.brought`).
         kwargs: for torchvision's builder (``weights_backbone``, ``box_batch_size_per_image`` ...).
 
     Raises:
@@ -497,8 +514,21 @@ def torchvision_detector(
     else:
         kwargs = {"weights_backbone": None, **kwargs}  # downloaded by default
         net = builder(weights=None, num_classes=num_classes + 1, **kwargs)
+        if frozen_norm is not None:
+            _freeze_norms(net.backbone, frozen_norm)
     family = "mobilenet" if "mobilenet" in name else "resnet"
-    return Detector(net.backbone, net.rpn, net.roi_heads, family)
+    norms = [m.eps for m in net.backbone.modules() if isinstance(m, FrozenBatchNorm2d)]
+    brought = {"frozen_norm": norms[0]} if norms else {}
+    return Detector(net.backbone, net.rpn, net.roi_heads, family, brought)
+
+
+def _freeze_norms(module: nn.Module, eps: float) -> None:
+    """Replaces batch norms by such as keep statistics and weights."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, FrozenBatchNorm2d(child.num_features, eps))
+        else:
+            _freeze_norms(child, eps)
 
 
 _BASIC = {"layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512}

@@ -51,6 +51,12 @@ def published(name: str, weights: str | Path | None = None, pretrained: bool = F
     return Published()
 
 
+def built_with(path: Path) -> dict[str, Any]:
+    """Returns the options of the network whose weights a run wrote into a file; none if it does not say any."""
+    with safe_open(path, framework="pt") as file:
+        return json.loads((file.metadata() or {}).get("options", "{}"))
+
+
 def _of_run(path: Path) -> Published:
     if path.suffix != ".safetensors":
         return Published()

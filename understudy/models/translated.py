@@ -5,7 +5,7 @@ A teacher stands behind it while it teaches, a student also in what is deployed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -207,6 +207,11 @@ def class_rows(network: Network) -> tuple[Tensor, Tensor | None]:
         )
     rows = module.get_buffer("members")[:, 0]
     return weight[rows], None if bias is None else bias[rows]
+
+
+def options_of(module: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options that a network is built with again: those given, and what its pretrained weights brought."""
+    return {**given, **getattr(untranslated(module), "brought", {})}
 
 
 def untranslated(module: nn.Module) -> nn.Module:

@@ -27,6 +27,8 @@ _HARMLESS = (
     "data.root",
     "data.download",
     "data.max_gib",
+    "data.resident",
+    "data.workers",
     "output",
     "student.taps",
     "study.seeds",

@@ -13,7 +13,7 @@ from understudy.data.undecoded import Undecoded
 
 
 class ViewSource:
-    """Renders views of a resident set; the same pixels as :class:`understudy.data.loader.TrainLoader` shows.
+    """Renders views of training images; the same pixels as :class:`understudy.data.loader.TrainLoader` shows.
 
     Args:
         image_set: the training images, on the device where the teacher runs, or on the host.
@@ -76,4 +76,4 @@ class ViewSource:
         """Returns up to ``count`` images, evenly spread over the set and over the views."""
         count = min(count, len(self))
         number = torch.arange(count)
-        return self.images(number * len(self) // count, number * self.augment.num_views // count)
+        return self.images(number * len(self) // count, number * (self.augment.num_views // count))

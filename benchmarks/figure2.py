@@ -432,11 +432,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--table", action="store_true", help="run nothing, write the table of what is there")
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = cases(options, options.arms)
+    todo = [] if options.table else cases(options, options.arms)
     for case in todo:
         job = config(options, case)
         if outcome(load_config(job)) is not None:

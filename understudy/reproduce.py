@@ -156,8 +156,9 @@ def _known(row: Row, said: Sequence[str]) -> dict[str, list[Published]]:
 
 
 def _accuracies(printed: Sequence[Printed], warning: str) -> list[Published]:
-    """Returns the top-1 values of an arm, each once."""
-    values = {p.cell.value: p.table for p in reversed(printed) if p.cell.metric == "top1"}
+    """Returns the top-1 values (of objects the AP) of an arm, each once, without those that are no target."""
+    kept = [p for p in printed if p.cell.metric in ("top1", "ap") and not p.cell.doubtful]
+    values = {p.cell.value: p.table for p in reversed(kept)}
     return [Published(v, citation(table) + warning) for v, table in values.items() if v is not None]
 
 

@@ -16,6 +16,13 @@ def test_every_preset_builds(name, dataset):
     assert build_terms(preset(name, dataset).losses)
 
 
+def test_a_tag_of_timm_s_weights_is_no_part_of_a_network_s_name():
+    tagged = preset(
+        "kd++", "imagenet", "timm/vit_base_patch16_224.augreg_in21k_ft_in1k", "torchvision/resnet18"
+    )
+    assert tagged.pair == "vit_base_patch16_224 to resnet18"
+
+
 def test_every_pair_of_every_preset_builds():
     from understudy.methods.presets import _PUBLISHED
 

@@ -61,11 +61,17 @@ def preset(
     general = "cifar100" if "cifar100" in entry else "coco"
     wanted = "segmentation" if dataset in _MASKS else dataset
     column = entry[wanted if wanted in entry and wanted != "source" else general]
-    networks = tuple(None if model is None else model.rpartition("/")[2] for model in (teacher, student))
+    networks = tuple(None if model is None else _plain(model) for model in (teacher, student))
     chosen: Mapping[str, Any] = next((p for p in column.get("pairs", ()) if _fits(p, *networks)), {})
     losses = tuple(_merged(term, chosen.get(term["name"], {})) for term in column["losses"])
     pair = f"{chosen['teacher']} to {chosen.get('student', 'any student')}" if chosen else None
     return Preset(losses, column.get("align", "none"), entry["source"], pair, "pairs" in column)
+
+
+def _plain(model: str) -> str:
+    """Returns a network's name without its source, and without timm's tag of its weights."""
+    name = model.rpartition("/")[2]
+    return name.partition(".")[0] if model.startswith("timm/") else name
 
 
 def _fits(pair: Mapping[str, Any], teacher: str | None, student: str | None) -> bool:

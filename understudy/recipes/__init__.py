@@ -368,6 +368,8 @@ class Recipe:
         return {
             name: tuple(
                 p
+                if p.cell.method == name
+                else replace(p, cell=replace(p.cell, doubtful=False))  # chosen by hand
                 for p in found
                 if p.cell.method in methods
                 and (p.cell.method in (ALONE, TEACHER) or _fits(p.cell, {**variant.published, **setting}))

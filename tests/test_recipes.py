@@ -106,7 +106,7 @@ def test_every_network_of_a_recipe_can_be_made():
                 timm = pytest.importorskip(
                     "timm", reason="timm is not installed; its two teachers are unchecked"
                 )
-                assert name.removeprefix("timm/") in timm.list_models()
+                assert name.removeprefix("timm/") in (*timm.list_models(), *timm.list_pretrained())
             else:
                 us.create_model(name, 100)
 
@@ -496,3 +496,17 @@ def test_the_table_of_the_docs_is_fresh():
             f"| `{line.name}` | {line.title.partition(': ')[2]} | {line.rows} | {line.images} | {what} |"
             in page
         )
+
+
+def test_a_printed_value_that_is_no_target_is_none_unless_an_arm_takes_it_on_purpose():
+    coco, _ = find_recipe("kdpp.table3")
+    (row,) = (row for row in coco.rows() if (row.teacher, row.student) == ("resnet101", "resnet18"))
+    odd = {p.cell.metric: p.doubtful for p in row.printed["reviewkd"]}
+    assert odd == {"ap": False, "ap50": False, "ap75": True}
+    assert [p.value for p in _known(row, [])["reviewkd"]] == [36.75]
+    growing, _ = find_recipe("kdpp.table_b3")
+    (first,) = (row for row in growing.rows() if row.student == "resnet18")
+    assert _known(first, [])["kd++"] == []
+    ab = find_recipe("ijckd.table1")[0].rows()[0]
+    assert ab.printed["ab"]
+    assert not any(p.doubtful for p in ab.printed["ab"])

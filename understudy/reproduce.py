@@ -157,7 +157,7 @@ def _known(row: Row, said: Sequence[str]) -> dict[str, list[Published]]:
 
 def _accuracies(printed: Sequence[Printed], warning: str) -> list[Published]:
     """Returns the top-1 values (of objects the AP) of an arm, each once, without those that are no target."""
-    kept = [p for p in printed if p.cell.metric in ("top1", "ap") and not p.cell.doubtful]
+    kept = [p for p in printed if p.cell.metric in ("top1", "ap") and not p.doubtful]
     values = {p.cell.value: p.table for p in reversed(kept)}
     return [Published(v, citation(table) + warning) for v, table in values.items() if v is not None]
 
@@ -256,7 +256,7 @@ def _note(printed: Printed | None, lost: int) -> str:
     said = [f"{lost} without a score"] if lost else []
     if printed is not None and printed.cell.collapsed_at_epoch is not None:
         said.append(f"published: collapsed in epoch {printed.cell.collapsed_at_epoch}")
-    if printed is not None and printed.cell.doubtful:
+    if printed is not None and printed.doubtful:
         said.append("the printed value is doubtful")
     return "; ".join(said)
 

@@ -493,7 +493,7 @@ def test_study_page_says_mean_spread_and_the_difference_seed_by_seed(study):
     half = 4.302653 * 0.2 / 3**0.5
     assert "student alone 96.90 ± 0.40 – – – 3" in words
     assert f"kd 97.20 ± 0.20 +0.30 ± {half:.2f} 3 of 3 – 3" in words
-    assert f"dhkd 97.90 ± 0.40 +1.00 ± 0.00 3 of 3 +0.70 ± {half:.2f} 3" in words
+    assert f"dhkd 97.90 ± 0.40 +1.00 3 of 3 +0.70 ± {half:.2f} 3" in words
 
 
 def test_study_page_draws_every_seed_and_both_learning_curves(study):

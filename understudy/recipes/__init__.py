@@ -166,6 +166,13 @@ class Printed:
 
     table: str
     cell: Cell
+    chosen: bool = False
+    """Whether an arm of another name takes it on purpose, whatever is said against it."""
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is no target."""
+        return self.cell.doubtful and not self.chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,9 +374,7 @@ class Recipe:
         silent = {arm.name for arm in self.table.arms if arm.unpublished is not None}
         return {
             name: tuple(
-                p
-                if p.cell.method == name
-                else replace(p, cell=replace(p.cell, doubtful=False))  # chosen by hand
+                replace(p, chosen=p.cell.method != name)
                 for p in found
                 if p.cell.method in methods
                 and (p.cell.method in (ALONE, TEACHER) or _fits(p.cell, {**variant.published, **setting}))

@@ -311,7 +311,7 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         notes.append(f"steps run one by one, not as a graph: {reason}")
     notes += data.train.notes if isinstance(data.train, BoxSet) else ()
     if isinstance(data.train.images, Undecoded):
-        notes.append(_left_undecoded(data.train.images, bool(guides)))
+        notes.append(_left_undecoded(data.train.images, config.data, bool(guides)))
     if config.data.label_noise is not None:
         noise, labels = config.data.label_noise, int((data.train.targets >= 0).sum())
         assert data.wrong_labels is not None
@@ -330,12 +330,15 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     return Built(resolved, data, distiller, tuple(notes))
 
 
-def _left_undecoded(images: Undecoded, taught: bool) -> str:
+def _left_undecoded(images: Undecoded, config: DataConfig, taught: bool) -> str:
     """Returns how training images come that are not in memory, in words."""
     by = f"{images.workers} processes" if images.workers else "this process"
     size = math.prod(images.shape) / 2**30
     asked = "; the teacher is asked in every step, and no table of its answers is kept" if taught else ""
-    return f"images are decoded batch by batch by {by}: all would take {size:.2f} GiB (data.resident){asked}"
+    why = "their crops are taken out of the files (data.augment.whole)"
+    if config.augment is None or not config.augment.whole:
+        why = f"all would take {size:.2f} GiB (data.resident)"
+    return f"images are decoded batch by batch by {by}: {why}{asked}"
 
 
 def _shown(data: Splits, balance: float) -> str:

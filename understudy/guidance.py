@@ -268,7 +268,11 @@ def asked_in_step(config: Config) -> str | None:
     """
     if config.data.mix is not None:
         return "images are mixed (data.mix)"
-    return "images are not held in memory (data.resident)" if config.data.resident is False else None
+    return (
+        "images are not held in memory (data.resident, data.augment.whole)"
+        if config.data.resident is False
+        else None
+    )
 
 
 def open_table(guidance: Guidance, path: Path) -> ViewTable:

@@ -55,6 +55,30 @@ def test_it_gives_the_classes_and_probabilities_of_predict(digits_run, files, pi
         assert line == f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named)
 
 
+def test_it_cuts_the_same_centre_out_of_a_larger_image(pictures, tmp_path):
+    for part in ("a", "b"):
+        for i in range(4):
+            (tmp_path / "train" / part).mkdir(parents=True, exist_ok=True)
+            random = np.random.default_rng(i + 10 * (part == "b"))
+            picture = random.integers(0, 256, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(tmp_path / "train" / part / f"{i}.png")
+    run = us.train(
+        {
+            "data": {"name": "imagefolder", "train": str(tmp_path / "train"), "image_size": 12, "resize": 20},
+            "student": {"model": "cnn_tiny"},
+            "train": {"epochs": 2, "batch_size": 4, "threads": 1, "device": "cpu"},
+            "output": str(tmp_path / "run"),
+        },
+        quiet=True,
+    )
+    file = export(run.path, ["onnx"], quiet=True).files["onnx"]
+    wide, high, *_ = pictures
+    lines = served(file, wide, high).splitlines()
+    for line, answer in zip(lines, us.predict(run.path, [wide, high]), strict=True):
+        named = zip(answer.classes, answer.probabilities, strict=True)
+        assert line == f"{answer.path}: " + ", ".join(f"{name} {100 * p:.1f}%" for name, p in named)
+
+
 def test_it_serves_the_quantised_file_alike(files, pictures):
     assert len(served(files["int8"], *pictures).splitlines()) == len(pictures)
 

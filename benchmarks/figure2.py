@@ -218,6 +218,7 @@ FORMS: dict[str, dict[str, Any]] = {
 ONE_HEAD: dict[str, list[dict[str, Any]]] = {
     "ce": [CE],
     **{f"binary_kl, {form}": [term] for form, term in FORMS.items()},
+    "64 binary_kl, stable": [{**FORMS["stable"], "weight": 64.0}],
     **{
         f"ce + {weight:g} binary_kl, {form}": [CE, {**term, "weight": weight}]
         for weight in (1.0, 0.1, 64.0)

@@ -159,7 +159,7 @@ def test_missing_files_and_sizes_are_one_line(folder, tmp_path, monkeypatch):
     ):
         read_coco(root)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'understudy-distill\[detection\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[detection\]'"):
         read_coco(folder)
 
 

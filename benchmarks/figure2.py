@@ -13,8 +13,8 @@ both losses' gradients do, in the classifier and in the feature, is written down
 which the loss comes near its overflow; and whether the released form would have been finite on the very same logits.
 
 ``--scale`` multiplies the teacher's logits: its classifier's weights are scaled, nothing else. A network trained for 12
-epochs has smaller logits than one trained for 240, and what overflows is a logit. The weight 64 is that of a loss that
-is summed over a batch of 64, as the paper's Eq. 1 is written, in place of the mean of its code.
+epochs has smaller logits than one trained for 240, and what overflows is a logit. The weights 64 and 6.4 are 1 and 0.1
+of a loss that is summed over a batch of 64, as the paper's Eq. 1 is written, in place of the mean of its code.
 
 Each run is an ordinary run folder and resumes; FOLDER/table.md and FOLDER/table.json are made of all that are there.
 """
@@ -221,7 +221,7 @@ ONE_HEAD: dict[str, list[dict[str, Any]]] = {
     "64 binary_kl, stable": [{**FORMS["stable"], "weight": 64.0}],
     **{
         f"ce + {weight:g} binary_kl, {form}": [CE, {**term, "weight": weight}]
-        for weight in (1.0, 0.1, 64.0)
+        for weight in (1.0, 0.1, 6.4, 64.0)
         for form, term in FORMS.items()
     },
 }

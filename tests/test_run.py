@@ -23,6 +23,7 @@ from understudy.config import TeacherConfig
 from understudy.engine import loop, measure
 from understudy.engine.distiller import Distiller
 from understudy.engine.loop import Job
+from understudy.exports import _judge
 from understudy.exports import finished as finished_runs
 from understudy.files import read_json_lines
 from understudy.job import finished
@@ -358,6 +359,9 @@ def test_a_run_with_images_without_labels_is_analysed_and_exported(digits_config
     options = {"losses": [{"name": "kd"}], "gradients.align": "none", "train.epochs": 1}
     run = us.distill(digits_config, quiet=True, **options)
     assert us.export(run.path, ["int8"], quiet=True).files.keys() == {"int8"}
+    name, images = _judge(replace(some_unlabelled(run.config.data), test=None, val=None))
+    assert name == "train"
+    assert images.targets.min() == 0
     found = us.analyze(run.path, ["collapse"], quiet=True)
     assert found
 

@@ -158,6 +158,27 @@ def test_a_seed_that_diverges_does_not_keep_the_others(config, tmp_path, monkeyp
     assert table["mean"] == pytest.approx(sum(scores) / 2)
 
 
+def test_seeds_that_were_resumed_one_by_one_are_summed_up(config, tmp_path):
+    options = {"train.seeds": [0, 1], "output": str(tmp_path / "all")}
+    us.train(config, quiet=True, **options)
+    table = (tmp_path / "all" / "seeds.json").read_text()
+    (tmp_path / "all" / "seeds.json").unlink()
+    with pytest.raises(ValueError, match="summed up now"):
+        us.train(config, quiet=True, **options)
+    assert (tmp_path / "all" / "seeds.json").read_text() == table
+    with pytest.raises(ValueError, match="must not hold finished runs"):
+        us.train(config, quiet=True, **options)
+
+
+def test_a_config_in_the_output_folder_is_left_as_its_author_wrote_it(config, tmp_path):
+    folder = tmp_path / "all"
+    folder.mkdir()
+    job = us.load_config(config, {"train.seeds": [0, 1], "output": str(folder)})
+    (folder / "config.yaml").write_text("# mine\n" + job.yaml())
+    us.distill(folder / "config.yaml", quiet=True)
+    assert (folder / "config.yaml").read_text().startswith("# mine")
+
+
 def test_students_alone_can_go_side_by_side_too(config, tmp_path):
     us.train(config, quiet=True, **{"train.seeds": [0, 1], "output": str(tmp_path / "all")})
     solo = us.train(config, quiet=True, seed=1, output=str(tmp_path / "solo"))

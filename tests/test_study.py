@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -339,6 +340,12 @@ def test_one_table_for_methods_that_read_different_answers_is_refused_at_once(pl
 def test_a_wrong_study_is_one_clear_error(plan, change, message):
     with pytest.raises(ValueError, match=message):
         us.study(plan | change, quiet=True)
+
+
+def test_a_study_without_test_images_trains_nothing(plan, tmp_path):
+    with pytest.raises(ValueError, match="a study must have test images"):
+        us.study(plan | {"data": {**plan["data"], "test": False, "val": 0.2}}, quiet=True)
+    assert not (Path(plan["output"]) / "teacher").exists()
 
 
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path):

@@ -12,11 +12,11 @@ import yaml
 
 import understudy as us
 from understudy import trial
-from understudy.config import TuneConfig
+from understudy.config import ArmConfig, RangeConfig, TuneConfig
 from understudy.data.images import ImageSet
 from understudy.methods import METHODS
 from understudy.pool import is_held
-from understudy.space import contender
+from understudy.space import Setting, contender
 from understudy.study import arm_config
 
 pytest.importorskip("optuna", reason="optuna is not installed (extra tune)")
@@ -165,6 +165,30 @@ def test_a_search_ends_in_a_config_that_repeats_its_best_trial(plan, tmp_path, c
     assert "test/acc1" in run.metrics["last"]
     assert run.path == tmp_path / "tune" / "best"
     assert not list((tmp_path / "tune" / "trials").glob("*/checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.batch_size": {"low": 16, "high": 64}}, r"tune.space.train.batch_size must have a step"),
+        ({"train.batch_size": {"low": 16, "high": 64, "step": 16}}, None),
+        ({"kd.temperature": {"low": 1, "high": 8}}, None),
+    ],
+)
+def test_a_range_of_whole_numbers_needs_a_step(plan, space, message):
+    config = us.load_config({**plan, "tune": {"space": space}})
+    arm = ArmConfig(name="kd", losses=config.losses)
+    if message is None:
+        assert contender(arm, config, config.tune).settings
+    else:
+        with pytest.raises(ValueError, match=message):
+            contender(arm, config, config.tune)
+
+
+@pytest.mark.parametrize(("value", "contained"), [(1.0, True), (0.3, True), (0.5, True), (0.55, False)])
+def test_steps_of_tenths_meet_their_ends(value, contained):
+    setting = Setting("kd.weight", "losses.1.weight", RangeConfig(low=0.1, high=1.0, step=0.1), shared=False)
+    assert setting.contains(value) is contained
 
 
 def test_a_search_without_a_teacher_names_the_command_that_takes_its_config(plan, tmp_path, capsys):

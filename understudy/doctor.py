@@ -271,9 +271,9 @@ def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built:
     text = f"{right:.1f}% of {count} training images right (chance {chance:.1f}%)"
     if right > chance + noise:
         return Finding(name, "ok", text, figures)
-    reordered = _best_order(logits, batch.target, classes)
+    reordered = _best_order(logits, batch.target, classes) if count >= 10 * classes else 0.0
     better = _normalisations(module, batch, built)
-    if count >= 10 * classes and reordered > max(2 * chance + noise, better[1]):
+    if reordered > max(2 * chance + noise, better[1]):
         figures["reordered"] = reordered
         text += f": its classes are in another order ({reordered:.1f}% if matched). Set teacher.classes"
     elif better[1] > right + noise:

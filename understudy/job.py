@@ -131,7 +131,8 @@ def claim_folder(held: ExitStack, folder: Path, config: Config) -> None:
     if folder.is_dir() and (folder / "config.yaml").exists():
         stored_config(folder, config)
     held.enter_context(locked(folder))
-    write_text(folder / "config.yaml", config.yaml())
+    if not (folder / "config.yaml").exists():
+        write_text(folder / "config.yaml", config.yaml())
 
 
 def stored_config(folder: Path, config: Config) -> Config | None:
@@ -262,7 +263,9 @@ def take_up(verb: str, job: Job, built: Built, anyway: bool = False) -> None:
 def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRunError) -> None:
     """Writes down why a run ends before its last epoch."""
     if isinstance(error, InterruptedRunError):
-        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: understudy resume {job.folder}")
+        searched = (job.folder.parent.parent / DATABASE).exists()  # whose trials measure no test image
+        command = "the same understudy tune" if searched else f"understudy resume {job.folder}"
+        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: {command}")
         return
     diverged = {"status": "diverged", "message": str(error)}
     write_json(job.folder / "result.json", summary(verb, job, built) | diverged)

@@ -53,6 +53,12 @@ def side_by_side(verb: str, config: Config, quiet: bool, anyway: bool = False) -
                 first = first or (job, built)
                 take_up(verb, job, built, anyway)
                 opened[seed] = Member(job), built
+        if not opened and not (folder / "seeds.json").exists():  # each was resumed on its own
+            ranks.first(partial(_summed_up, folder, config))
+            raise ValueError(
+                f"all seeds were there already, finished, and are summed up now in {folder / 'seeds.json'}. Nothing is "
+                "left to train"
+            )
         if not opened:
             raise ValueError(
                 f"output must not hold finished runs, got {folder}. Choose another output=, or delete the folder"

@@ -11,7 +11,7 @@ from understudy.config import ArmConfig, Config, OptimizerConfig, RangeConfig, T
 from understudy.interface import Search
 from understudy.methods.schedule import Weight
 from understudy.methods.term import Term, build_terms
-from understudy.words import did_you_mean
+from understudy.words import did_you_mean, first_line
 
 Choices: TypeAlias = "list[bool | int | float | str | None]"
 RATE = "train.optimizer.lr"
@@ -45,7 +45,10 @@ class Setting:
             return value in self.where
         if not _is_number(value) or not self.where.low <= value <= self.where.high:
             return False
-        return self.where.step is None or (value - self.where.low) % self.where.step == 0
+        if self.where.step is None:
+            return True
+        steps = (value - self.where.low) / self.where.step
+        return abs(steps - round(steps)) < 1e-8  # 0.1 + 0.2 is not 0.3
 
     def extremes(self) -> list[Any]:
         """Returns the values at the ends, all choices where it has no ends."""
@@ -113,6 +116,17 @@ def contender(arm: ArmConfig, base: Config, plan: TuneConfig) -> Contender:
     for setting in settings:
         for value in setting.extremes():
             found.at({setting.key: value})
+        where = setting.where
+        if (
+            isinstance(where, RangeConfig) and where.step is None
+        ):  # then what lies between the ends is tried, too
+            try:
+                found.at({setting.key: where.low + 0.37 * (where.high - where.low)})
+            except ValueError as error:
+                raise ValueError(
+                    f"tune.space.{setting.key} must have a step where only whole numbers are taken, got low and high "
+                    f"alone ({first_line(error)}). Add step: 1"
+                ) from None
     return found
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from understudy.build import read_data, untrained
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
+from understudy.data import Splits
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
@@ -103,11 +104,14 @@ def study(
     for arm in arms:  # what does not hold is said before anything is trained
         check_begins(config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump()))
     check_tables(config, {arm.name: arm.losses for arm in arms})
+    data = read_data(config.data)
+    if data.test is None:
+        raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
         try:
             base = _single(config)
-            teacher = _teacher(base, folder / TEACHER, quiet, plan.metric)
+            teacher = _teacher(base, data, folder / TEACHER, quiet, plan.metric)
             if teacher["weights"]:
                 base = base.replaced(**{"teacher.weights": teacher["weights"], "teacher.pretrained": False})
             for arm in arms[:1]:
@@ -270,10 +274,10 @@ def _single(config: Config) -> Config:
     return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 
-def _teacher(base: Config, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
+def _teacher(base: Config, data: Splits, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
     """Trains the teacher if it has no weights; returns its weights and its row of the table."""
     assert base.teacher is not None
-    if not untrained(base.teacher, read_data(base.data) if base.teacher.pretrained else None):
+    if not untrained(base.teacher, data):
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics

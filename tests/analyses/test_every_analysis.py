@@ -89,6 +89,12 @@ def test_numbers_on_a_schedule_are_those_of_the_last_epoch(trained, tmp_path):
     assert found["gradients"].numbers
 
 
+def test_a_teacher_that_comes_later_leaves_a_gap_in_the_curve_of_conflict(trained, tmp_path):
+    losses = [{"name": "ce"}, {"name": "kd", "weight": {"from_epoch": 2}}]
+    found = us.analyze(trained("late", losses=losses), ["conflict"], tmp_path / "found", quiet=True)
+    assert found
+
+
 def test_a_run_without_a_teacher_says_how_to_add_one_and_then_has_it(trained, dual, tmp_path):
     alone = trained("alone", us.train)
     with pytest.raises(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from itertools import islice
@@ -45,7 +46,8 @@ def conflict(pair: Pair) -> Finding:
     if len(moments) > 1:
         parts = [part for part in (WHOLE, HEAD) if part in last]
         curves = tuple(
-            Curve(part, list(moments), [m[part]["negative"] for m in moments.values()]) for part in parts
+            Curve(part, list(moments), [m.get(part, {}).get("negative", math.nan) for m in moments.values()])
+            for part in parts
         )
         plots.append(Curves("training", "Batches in conflict over training, %", "epoch", "%", curves))
     plots += _logged(pair)

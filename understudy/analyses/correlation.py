@@ -7,6 +7,7 @@ from torch import Tensor
 from understudy.analyses.contract import Finding, Sheet, Value
 from understudy.analyses.pair import Pair
 from understudy.analysis import class_logit_difference, correlation_difference
+from understudy.engine.measure import MOST_CONFUSED
 from understudy.report.plots import Heat, Plot
 
 
@@ -32,8 +33,9 @@ def correlation(pair: Pair) -> Finding:
         highest = max(float(matrix.max()) for matrix in pictures[kind].values())
         for name, matrix in pictures[kind].items():
             numbers[f"{name}/{kind}"] = _off_diagonal(matrix)
-            rows: list[list[Value]] = matrix.tolist()
-            sheets[f"{kind}-{name}"] = Sheet(tuple(f"class_{c}" for c in range(len(matrix))), rows)
+            if len(matrix) <= MOST_CONFUSED:
+                rows: list[list[Value]] = matrix.tolist()
+                sheets[f"{kind}-{name}"] = Sheet(tuple(f"class_{c}" for c in range(len(matrix))), rows)
             y = "class" if kind == "correlation" else "true class"
             plots.append(Heat(f"{kind}-{name}", f"{title}, {name}", matrix.numpy(), "class", y, highest))
     notes = (

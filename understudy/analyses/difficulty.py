@@ -12,6 +12,7 @@ from understudy.analyses.pair import Pair, Seen
 from understudy.build import augmentation, data_seed, eval_batches, read_model
 from understudy.data.loader import TrainLoader
 from understudy.data.policy import needs_whole, of_squares
+from understudy.data.splits import kinds
 from understudy.data.subsets import balanced
 from understudy.engine.distiller import Distiller
 from understudy.engine.evaluate import answers, evaluating
@@ -120,21 +121,21 @@ def difficulty_training(pair: Pair) -> Finding:
 def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
     """Trains a fresh student by the run's recipe, on changed images in every epoch; returns its test accuracy."""
     config, data, epochs = pair.config, pair.built.data, pair.options.epochs
+    learned = data.train.subset((kinds(data.train) >= 0).nonzero()[:, 0])  # cross-entropy is part of it
+    (guide,) = config.guides.values()
     train, teacher = config.train, pair.teacher
     share = min(1.0, epochs / train.epochs)
     schedule = scaled(config.replaced(study=None), share).train.schedule  # milestones move with the end
     assert teacher is not None
     torch.manual_seed(config.seed)
     student = read_model(config.student.model_copy(update={"weights": None}), data, pair.device)
-    distiller = Distiller(
-        student, teacher.module, losses, example=pair.example, teacher_taps=config.guides["teacher"].taps
-    )
+    distiller = Distiller(student, teacher.module, losses, example=pair.example, teacher_taps=guide.taps)
     optimizer = make_optimizer(train.optimizer, distiller.trainable_parameters())
     for epoch in range(epochs):
         loader = TrainLoader(
-            change(data.train, epoch),
+            change(learned, epoch),
             of_squares(augmentation(config.data, data)),
-            batch_size=min(train.batch_size, len(data.train)),
+            batch_size=min(train.batch_size, len(learned)),
             seed=data_seed(config),
             mean=data.mean,
             std=data.std,

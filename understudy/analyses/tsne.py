@@ -33,7 +33,8 @@ def tsne(pair: Pair) -> Finding:
     plots: list[Plot] = []
     for name in [name for name in ("student", "teacher") if name in seen.heads]:
         feature = seen.heads[name].feature[kept].double()
-        numbers[f"{name}/silhouette"] = float(silhouette_score(feature.numpy(), target.numpy()))
+        if len(target.unique()) < len(kept):  # else no image has another of its class
+            numbers[f"{name}/silhouette"] = float(silhouette_score(feature.numpy(), target.numpy()))
         points = embed(feature)
         rows: list[list[Value]] = [
             [pair.classes[c], x, y] for c, (x, y) in zip(target.tolist(), points.tolist(), strict=True)

@@ -35,10 +35,12 @@ class Classifier:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
         # the shorter side to the model's (or to more), then the centre
-        scale = max(self.height / image.height, self.width / image.width)
-        if self.resize:
-            scale = self.resize / min(image.size)
-        size = (max(self.width, int(scale * image.width)), max(self.height, int(scale * image.height)))
+        if self.resize or self.height == self.width:
+            side, shorter = self.resize or self.height, min(image.size)
+            size = tuple(int(side * length / shorter) if length > shorter else side for length in image.size)
+        else:
+            scale = max(self.height / image.height, self.width / image.width)
+            size = (max(self.width, int(scale * image.width)), max(self.height, int(scale * image.height)))
         if size != image.size:
             image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)

@@ -50,7 +50,6 @@ from understudy.engine.trackers import check_trackers
 from understudy.interface import Batch
 from understudy.methods.term import judging_terms
 from understudy.models import SAVED, backbone_alone
-from understudy.models.detection import TORCHVISION_DETECTORS
 from understudy.models.published import published
 from understudy.smallest import check_smallest
 from understudy.widest import has_float64
@@ -200,8 +199,7 @@ def _of_other_classes(network: ModelConfig, data: Splits) -> int | None:
     if isinstance(network, TeacherConfig) and network.classes is not None:
         return None
     known = published(network.model, pretrained=True).num_classes
-    background = network.model.removeprefix("torchvision/") in TORCHVISION_DETECTORS
-    return None if known is None or known - background == data.num_classes else known
+    return None if known is None or known == data.num_classes else known
 
 
 def build(config: Config, device: torch.device, data: Splits | None = None) -> Built:

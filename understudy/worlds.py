@@ -31,7 +31,8 @@ def read_teacher(
     Raises:
         ValueError: the classes do not fit together, or the network does not exist or suit the images.
     """
-    known = published(config.model, config.weights, config.pretrained)
+    version = str(config.options.get("version", "DEFAULT"))
+    known = published(config.model, config.weights, config.pretrained, version)
     members, count = _members(config, data, known)
     network, chosen, line = _in_its_world("teacher", config, data, device, known, count, members)
     if members is not None:

@@ -7,6 +7,7 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 import understudy as us
 from understudy.models import Detector, detector_names
+from understudy.models.published import published
 from understudy.models.translated import options_of
 from understudy.taps import describe
 from understudy.tasks.detection import Detection
@@ -190,6 +191,19 @@ def test_a_pretrained_detector_is_built_again_without_its_pretrained_weights(mon
     images = torch.rand(1, 3, *SIZE)
     assert again.eval()(images).equal(net.eval()(images))
     assert options_of(us.create_model(name, 3), {"a": 1}) == {"a": 1}
+
+
+def test_pretrained_detectors_say_how_they_see_images_without_being_fetched():
+    known = published("torchvision/fasterrcnn_resnet50_fpn", pretrained=True)
+    assert known.mean == (0.485, 0.456, 0.406)
+    assert known.num_classes == len(known.classes) == 90
+    assert known.classes[0] == "person"
+
+
+def test_a_version_of_torchvisions_weights_has_its_own_image_size():
+    e2e = published("torchvision/regnet_y_16gf", pretrained=True, version="IMAGENET1K_SWAG_E2E_V1")
+    assert e2e.image_size == (384, 384)
+    assert published("torchvision/regnet_y_16gf", pretrained=True).image_size == (224, 224)
 
 
 def test_norms_and_modules_can_be_frozen():

@@ -4,7 +4,7 @@ import torch
 from understudy.models import create_model, known_roles
 from understudy.taps import describe
 from understudy.teacher.assemble import Images, assemble_blocks
-from understudy.teacher.blocks import CPU_BLOCK, GPU_BLOCK, block_size
+from understudy.teacher.blocks import CPU_BLOCK, GPU_BLOCK, LEAST_BLOCK, block_size
 from understudy.teacher.fold import fold_batch_norms
 from understudy.teacher.frozen import Teacher
 
@@ -80,6 +80,14 @@ def test_blocks_divide_an_epoch_evenly(images, device):
     assert 1 <= size <= most
     assert count == -(-images // most)
     assert size * count - images < count  # less than an image of padding a block
+
+
+def test_a_block_of_large_images_has_no_more_pixels_on_a_gpu():
+    gpu = torch.device("cuda")
+    assert block_size(20_480, gpu, size=(64, 64)) == GPU_BLOCK // 4
+    assert block_size(10_000, gpu, size=(224, 224)) <= GPU_BLOCK * 32 * 32 // 224**2 + 1
+    assert block_size(9_984, gpu, size=(2000, 2000)) == LEAST_BLOCK
+    assert block_size(50_000, torch.device("cpu"), size=(224, 224)) == block_size(50_000, torch.device("cpu"))
 
 
 def test_a_block_size_that_is_given_is_taken():

@@ -10,6 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,14 +32,21 @@ Record = Callable[[Callable[[], Passes]], tuple[Passes, Callable[[], None]]]
 """Records a function without its effects; returns the tensors it leaves, and what runs it again into them."""
 
 
-def cuda_graph(function: Callable[[], Passes]) -> tuple[Passes, Callable[[], None]]:
+def cuda_graph(
+    function: Callable[[], Passes], device: torch.device | None = None
+) -> tuple[Passes, Callable[[], None]]:
     """Records a function as a CUDA graph.
 
     Only this thread is forbidden what a recording cannot hold: another one pins the memory of the batches to come.
+
+    Args:
+        function: what is recorded.
+        device: whose kernels they are; torch records those of its current device alone.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        left = function()
+    with torch.cuda.device(device):
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            left = function()
     return left, graph.replay
 
 
@@ -60,9 +68,10 @@ class CapturedSteps:
         record: how.
     """
 
-    def __init__(self, distiller: Distiller, record: Record = cuda_graph) -> None:
-        self.distiller, self._record = distiller, record
+    def __init__(self, distiller: Distiller, record: Record | None = None) -> None:
+        self.distiller = distiller
         self._parameters = distiller.trainable_parameters()
+        self._record = record or partial(cuda_graph, device=self._parameters[0].device)
         self._seen: dict[Hashable, int] = {}
         self._recordings: dict[Hashable, _Recording] = {}
         self._failed = False

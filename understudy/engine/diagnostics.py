@@ -51,7 +51,8 @@ class Diagnostics:
                 self._add("feature_norm", feature.norm(dim=1).mean())
             if out.teacher_logits is not None:
                 same = _like(_rows(out.teacher_logits), out.logits).argmax(dim=1) == predicted
-                self._add("agreement", 100.0 * widen(same).mean())
+                if len(same):  # a process may have no image of an epoch's last batch
+                    self._add("agreement", 100.0 * widen(same).mean())
             if cosine is not None:
                 self._add("cosine", cosine)
                 self._add("conflict", 100.0 * widen(cosine < 0))

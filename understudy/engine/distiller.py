@@ -438,7 +438,7 @@ class Distiller(nn.Module):
         if self._shards is not None:
             plain, state = self._shards.plain, self.whole_state()
             plain.load_state_dict({name: state[f"student.{name}"] for name in plain.state_dict()})
-            network = replace(network, module=plain)
+            network = replace(network, module=copy.deepcopy(plain).to(self._shards.device))
         if self._replacing is not None:
             return without_hooks(self._replacing.method.deploy(network, self._heads(self._replacing)))
         return without_hooks(network.module)

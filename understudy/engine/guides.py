@@ -127,6 +127,8 @@ class Guides:
         """Returns the logits ``(B, C)`` that a term without a ``teacher:`` would see."""
         with torch.no_grad():
             shown = [teacher.module(images).float() for teacher in self.teachers.values()]
+        for teacher in self.teachers.values():
+            teacher.taps.forget()
         return torch.stack(shown).mean(dim=0)
 
     def close(self) -> None:

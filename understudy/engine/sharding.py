@@ -61,6 +61,7 @@ class Shards:
 
     def __init__(self, module: nn.Module, device: torch.device, ranks: Ranks) -> None:
         self.module, self.ranks = module, ranks
+        self.device = device
         self.plain = without_hooks(module).cpu()
         """A whole copy on the host, of other weights."""
         lengths = {name: len(p) for name, p in module.named_parameters()}

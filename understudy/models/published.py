@@ -12,7 +12,10 @@ from typing import Any
 import torchvision
 from safetensors import SafetensorError, safe_open
 
+from understudy.models.detection import TORCHVISION_DETECTORS
 from understudy.models.translated import Channels
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,16 @@ class Published:
     channels: Channels | None = None
 
 
-def published(name: str, weights: str | Path | None = None, pretrained: bool = False) -> Published:
+def published(
+    name: str, weights: str | Path | None = None, pretrained: bool = False, version: str = "DEFAULT"
+) -> Published:
     """Returns what is known of a network's weights; nothing is downloaded for it.
 
     Args:
         name: of the network, as :func:`understudy.models.create_model` takes it.
         weights: a file; one that a run wrote says everything, others nothing.
         pretrained: whether the library's own weights are meant: torchvision, timm and Hugging Face describe theirs.
+        version: of torchvision's.
     """
     if weights is not None:
         return _of_run(Path(weights).expanduser())
@@ -43,7 +49,7 @@ def published(name: str, weights: str | Path | None = None, pretrained: bool = F
     if not pretrained:
         return Published()
     if source == "torchvision":
-        return _of_torchvision(rest)
+        return _of_torchvision(rest, version)
     if source == "timm":
         return _of_timm(rest)
     if source == "hf":
@@ -81,12 +87,17 @@ def _of_run(path: Path) -> Published:
     )
 
 
-def _of_torchvision(name: str) -> Published:
-    weights: Any = torchvision.models.get_model_weights(name)["DEFAULT"]
+def _of_torchvision(name: str, version: str) -> Published:
+    versions: Any = torchvision.models.get_model_weights(name)
+    weights = versions[
+        version if version in versions.__members__ else "DEFAULT"
+    ]  # another is refused where it is read
+    classes = tuple(weights.meta["categories"])
     transforms = weights.transforms()
+    if name in TORCHVISION_DETECTORS:  # which normalise inside; the first class is the background
+        return Published(IMAGENET_MEAN, IMAGENET_STD, None, classes[1:], len(classes) - 1)
     crop = getattr(transforms, "crop_size", None)  # segmentation networks take images of any size
     size = None if crop is None else (crop[0], crop[0])
-    classes = tuple(weights.meta["categories"])
     return Published(tuple(transforms.mean), tuple(transforms.std), size, classes, len(classes))
 
 

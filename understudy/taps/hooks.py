@@ -89,6 +89,10 @@ class Taps:
             out[role] = out[role].permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
         return out
 
+    def forget(self) -> None:
+        """Keeps no reference to what a forward pass showed that nobody collects."""
+        self._shown.clear()
+
     def close(self) -> None:
         """Removes all hooks and forgets what they read; a second time does nothing."""
         for handle in self._handles:

@@ -81,7 +81,9 @@ def assemble_blocks(
     else:
         held, name = columns(roles, shown, teacher.network), dtype
     layout = Layout(len(source), images.augment.num_views, held, name)
-    return Blocks(teacher, source, layout, block_size(len(source), source.device, size))
+    return Blocks(
+        teacher, source, layout, block_size(len(source), source.device, size, source.image_set.image_size)
+    )
 
 
 def identify(blocks: Blocks, original: nn.Module) -> Fingerprint:

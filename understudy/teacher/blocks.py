@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,8 @@ from understudy.teacher.source import ViewSource
 CPU_BLOCK = 64
 """Images that stay in a processor's cache; more were slower."""
 GPU_BLOCK = 2048
-"""Images that keep a GPU busy."""
+"""Images of 32×32 that keep a GPU busy; of larger ones so many fewer that the pixels are as many."""
+LEAST_BLOCK = 32
 
 
 class Blocks:
@@ -72,14 +75,24 @@ class Blocks:
         return self.layout.pack(self.teacher.show(images))[:count]
 
 
-def block_size(images: int, device: torch.device, wanted: int | None = None) -> int:
+def block_size(
+    images: int, device: torch.device, wanted: int | None = None, size: tuple[int, int] = (32, 32)
+) -> int:
     """Returns the size of a block: ``wanted``, or what suits the device, evened out so that epochs waste little.
 
     An epoch of ``images`` is cut into the fewest blocks of at most the device's size, and they are made equal: 160
     images on a CPU are three blocks of 54. It depends on nothing else, so a resumed run finds the same.
+
+    Args:
+        images: of an epoch.
+        device: where the teacher runs.
+        wanted: ``teacher.batch_size``.
+        size: height and width of the views, which on a GPU bound the activations' memory.
     """
     if wanted is not None:
         return wanted
-    most = GPU_BLOCK if device.type == "cuda" else CPU_BLOCK
+    most = CPU_BLOCK
+    if device.type == "cuda":
+        most = min(GPU_BLOCK, max(LEAST_BLOCK, GPU_BLOCK * 32 * 32 // math.prod(size)))
     count = -(-images // most)
     return -(-images // count)

@@ -59,18 +59,26 @@ def published(
 
 def built_with(path: Path) -> dict[str, Any]:
     """Returns the options of the network whose weights a run wrote into a file; none if it does not say any."""
-    with safe_open(path, framework="pt") as file:
-        return json.loads((file.metadata() or {}).get("options", "{}"))
+    try:
+        found = json.loads(_about(path).get("options", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _about(path: Path) -> Mapping[str, str]:
+    """Returns what a file of weights says of itself; nothing if it is damaged, which loading it says."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _of_run(path: Path) -> Published:
     if path.suffix != ".safetensors":
         return Published()
-    try:
-        with safe_open(path, framework="pt") as file:
-            about: Mapping[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError):
-        return Published()  # loading the weights says what is wrong
+    about = _about(path)
     if not {"mean", "std", "image_size", "classes"} <= about.keys():
         return Published()
     mean, std, size, classes = (tuple(json.loads(about[k])) for k in ("mean", "std", "image_size", "classes"))

@@ -15,7 +15,6 @@ from rich.text import Text
 
 from understudy.build import read_data, untrained
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
-from understudy.data import Splits
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
 from understudy.engine.loop import InterruptedRunError, stopped_by_signals
@@ -107,11 +106,13 @@ def study(
     data = read_data(config.data)
     if data.test is None:
         raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
+    learns = untrained(config.teacher, data)
+    del data  # every run reads them for itself, and a study goes on for days
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
         try:
             base = _single(config)
-            teacher = _teacher(base, data, folder / TEACHER, quiet, plan.metric)
+            teacher = _teacher(base, learns, folder / TEACHER, quiet, plan.metric)
             if teacher["weights"]:
                 base = base.replaced(**{"teacher.weights": teacher["weights"], "teacher.pretrained": False})
             for arm in arms[:1]:
@@ -274,10 +275,10 @@ def _single(config: Config) -> Config:
     return config.replaced(study=None, **{"data.seed": seed, "teacher.tables": tables})
 
 
-def _teacher(base: Config, data: Splits, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
-    """Trains the teacher if it has no weights; returns its weights and its row of the table."""
+def _teacher(base: Config, learns: bool, folder: Path, quiet: bool, metric: str | None) -> dict[str, Any]:
+    """Trains the teacher if it still has to learn; returns its weights and its row of the table."""
     assert base.teacher is not None
-    if not untrained(base.teacher, data):
+    if not learns:
         return {"weights": None, "row": None}
     own = base.replaced(output=str(folder), student=base.teacher.network().model_dump())
     result = finished(own) or train(own, quiet=quiet).metrics

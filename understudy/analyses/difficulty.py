@@ -12,7 +12,7 @@ from understudy.analyses.pair import Pair, Seen
 from understudy.build import augmentation, data_seed, eval_batches, read_model
 from understudy.data.loader import TrainLoader
 from understudy.data.policy import needs_whole, of_squares
-from understudy.data.splits import kinds
+from understudy.data.splits import labelled
 from understudy.data.subsets import balanced
 from understudy.engine.distiller import Distiller
 from understudy.engine.evaluate import answers, evaluating
@@ -121,7 +121,7 @@ def difficulty_training(pair: Pair) -> Finding:
 def _train(pair: Pair, losses: list[dict[str, Any]], change: Change) -> float:
     """Trains a fresh student by the run's recipe, on changed images in every epoch; returns its test accuracy."""
     config, data, epochs = pair.config, pair.built.data, pair.options.epochs
-    learned = data.train.subset((kinds(data.train) >= 0).nonzero()[:, 0])  # cross-entropy is part of it
+    learned = labelled(data.train)  # cross-entropy is part of it
     (guide,) = config.guides.values()
     train, teacher = config.train, pair.teacher
     share = min(1.0, epochs / train.epochs)

@@ -15,7 +15,7 @@ from understudy.analyses.contract import NotApplicableError
 from understudy.build import Built, build, eval_batches
 from understudy.config import Config, DataConfig, load_config
 from understudy.data.images import ImageSet
-from understudy.data.splits import kinds
+from understudy.data.splits import labelled
 from understudy.data.subsets import balanced
 from understudy.engine.checkpoint import load_checkpoint
 from understudy.engine.distiller import Distiller
@@ -151,10 +151,9 @@ class Pair:
         """
         data = self.built.data
         if part == "train":
-            known = (kinds(data.train) >= 0).nonzero()[:, 0]
-            if len(known) == 0:
+            train = labelled(data.train)
+            if len(train) == 0:
                 raise NotApplicableError("it needs labels, got training images without any. Label some")
-            train = data.train if len(known) == len(data.train) else data.train.subset(known)
             return train if len(train) <= MOST_TRAIN else train.subset(balanced(train.targets, MOST_TRAIN, 0))
         if data.test is None:
             raise NotApplicableError("it needs test images, got data without any. Set data.test")

@@ -93,6 +93,12 @@ def keep(train: ImageSet, limit: int | None, seed: int) -> ImageSet:
     return train.subset(balanced(kinds(train), limit, seed))
 
 
+def labelled(images: ImageSet) -> ImageSet:
+    """Returns the images of which something is known; the set itself if that is all of them, perhaps none."""
+    known = kinds(images) >= 0
+    return images if bool(known.all()) else images.subset(known.nonzero()[:, 0])
+
+
 def kinds(train: ImageSet) -> Tensor:
     """Returns what a choice of images is balanced over, ``(N,)`` int64, -1 for an image of which nothing is known.
 

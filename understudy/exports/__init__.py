@@ -13,7 +13,7 @@ import torch
 from understudy.build import read_model
 from understudy.data import Splits
 from understudy.data.images import ImageSet
-from understudy.data.splits import kinds
+from understudy.data.splits import labelled
 from understudy.engine.console import Console
 from understudy.engine.measure import measure as measure_scores
 from understudy.exports.card import model_card
@@ -248,10 +248,10 @@ def _judge(data: Splits) -> tuple[str, ImageSet]:
         return "test", data.test
     if data.val is not None:
         return "val", data.val
-    labelled = (kinds(data.train) >= 0).nonzero()[:, 0]
-    if len(labelled) == 0:
+    known = labelled(data.train)
+    if len(known) == 0:
         raise ValueError(
             "an export to onnx or int8 must have images with labels to be compared on, got none. Set data.test, or "
             "export to safetensors or pt2"
         )
-    return "train", data.train.subset(labelled)
+    return "train", known

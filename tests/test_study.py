@@ -348,6 +348,23 @@ def test_a_study_without_test_images_trains_nothing(plan, tmp_path):
     assert not (Path(plan["output"]) / "teacher").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teacher": {"model": "cnn_small", "weights": "nowhere.safetensors"}}, "nowhere.safetensors"),
+        ({"student": {"model": "frcnn_small"}}, "student and teacher must both find objects or neither"),
+        (
+            {"study": {"methods": ["kd", {"name": "far", "losses": [{"name": "at", "stages": [[1, 9]]}]}]}},
+            "stage_9",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_trained(plan, change, message):
+    with pytest.raises(ValueError, match=message):
+        us.study(plan | change, quiet=True)
+    assert not list(Path(plan["output"]).glob("*"))
+
+
 def test_the_demo_replaces_nothing_but_a_demo(tmp_path):
     theirs = tmp_path / "runs" / "teacher" / "config.yaml"
     theirs.parent.mkdir(parents=True)

@@ -188,7 +188,7 @@ def demo(
     output: Annotated[str, typer.Option(help="Folder for all runs and the report")] = "runs/demo",
     quiet: Quiet = False,
 ) -> None:
-    """See it work: a teacher, a student alone, KD and DHKD on scikit-learn's digits, in about two minutes."""
+    """See it work: a teacher, a student alone, KD and DHKD on scikit-learn's digits, in about a minute."""
     from understudy.demo import demo as run_demo
 
     run_demo(output, quiet=quiet)

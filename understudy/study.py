@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from understudy.build import read_data, untrained
+from understudy.build import build, process, read_data, untrained, with_label_noise
 from understudy.config import ArmConfig, Config, StudyConfig, load_config
 from understudy.engine.console import Console
 from understudy.engine.launch import launched
@@ -100,14 +100,8 @@ def study(
     plan = config.study or StudyConfig()
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
-    for arm in arms:  # what does not hold is said before anything is trained
-        check_begins(config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump()))
     check_tables(config, {arm.name: arm.losses for arm in arms})
-    data = read_data(config.data)
-    if data.test is None:
-        raise ValueError("a study must have test images to compare on, got data without any. Set data.test")
-    learns = untrained(config.teacher, data)
-    del data  # every run reads them for itself, and a study goes on for days
+    learns = _learns(config, arms)
     folder, console = Path(config.output), Console(quiet=quiet)
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
         try:
@@ -180,6 +174,25 @@ def _check(workers: int, arms: list[ArmConfig]) -> None:
             f"several workers must be able to import every method, got {local[0]!r}. "
             "Put the class into a module, or set workers to 1"
         )
+
+
+def _learns(config: Config, arms: Sequence[ArmConfig]) -> bool:
+    """Returns whether the teacher still has to learn; builds every arm once, so nothing is trained if one does not fit.
+
+    The images are let go of: every run reads them for itself, and a study goes on for days.
+    """
+    assert config.teacher is not None
+    with process(config) as device:
+        data = with_label_noise(read_data(config.data), config)
+        if data.test is None:
+            raise ValueError(
+                "a study must have test images to compare on, got data without any. Set data.test"
+            )
+        for arm in arms:
+            one = config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
+            check_begins(one)
+            build(one, device, data).distiller.close()
+        return untrained(config.teacher, data)
 
 
 def _tasks(

@@ -148,6 +148,14 @@ def test_wrong_names_and_keys_are_one_line_with_the_nearest(understudy, config):
     refused(understudy("distill", config, "teacher.weights=no/such.safetensors"), "no/such.safetensors")
 
 
+def test_the_environment_asks_for_the_traceback_of_an_error_of_one_line(understudy, config, monkeypatch):
+    monkeypatch.setenv("UNDERSTUDY_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="cifar10"):
+        understudy("distill", config, "data.name=cifar")
+    monkeypatch.setenv("UNDERSTUDY_TRACEBACK", "0")
+    refused(understudy("distill", config, "data.name=cifar"), "cifar10")
+
+
 @pytest.mark.parametrize(
     "words",
     [

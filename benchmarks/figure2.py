@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 import understudy as us
 from understudy.config import load_config
-from understudy.files import append_line, read_json_lines, write_json, write_text
+from understudy.files import append_line, read_json, read_json_lines, write_json, write_text
 from understudy.job import outcome
 from understudy.methods.dhkd import DHKD
 from understudy.methods.presets import preset
@@ -368,6 +368,12 @@ def write_up(folder: Path, options: argparse.Namespace) -> None:
         found = line_of(config(options, case))
         if found is not None:
             runs.append({**asdict(case), **found})
+    if options.beside:
+        there = {_key(run) for run in runs}
+        runs += [run for run in _elsewhere(options) if _key(run) not in there]
+    runs.sort(
+        key=lambda run: (run["scale"], _rank(options.lr, run["lr"]), run["seed"], ARMS.index(run["arm"]))
+    )
     write_json(folder / "table.json", {"epochs": options.epochs, "runs": runs})
     heads = [
         "arm",
@@ -416,6 +422,23 @@ def write_up(folder: Path, options: argparse.Namespace) -> None:
     )
 
 
+def _key(run: dict[str, Any]) -> Case:
+    return Case(run["scale"], run["seed"], run["lr"], run["arm"])
+
+
+def _elsewhere(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Returns the lines of a table that was made of other folders, on the same budget."""
+    table = read_json(Path(options.beside))
+    if table["epochs"] != options.epochs:
+        raise SystemExit(f"--beside must be of {options.epochs} epochs, got {table['epochs']}")
+    return table["runs"]
+
+
+def _rank(order: Sequence[float], value: float) -> float:
+    """Returns the place of a value in an order, those it does not name last."""
+    return order.index(value) if value in order else len(order) + value
+
+
 def _words(place: dict[str, float]) -> str:
     return f"{100 * place['opposed']:.0f}%, cosine {place['cosine']:.2f}"
 
@@ -434,6 +457,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1])
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--table", action="store_true", help="run nothing, write the table of what is there")
+    parser.add_argument(
+        "--beside", help="a table.json of other folders, whose runs are put into the table, too"
+    )
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     options = parser.parse_args()
     folder = Path(options.out)

@@ -166,3 +166,7 @@ def test_every_arm_ends_in_the_table(figure2, tmp_path):
     assert (tmp_path / "out" / "table.md").read_text().count("after the last epoch") == len(figure2.ARMS)
     other = subprocess.run([*command, "--epochs", "2"], capture_output=True, text=True, check=False)
     assert "must hold the same run, got another value for train.epochs" in other.stderr
+    table = tmp_path / "out" / "table.json"
+    moved = [*command, "--out", str(tmp_path / "new"), "--table", "--beside", str(table)]
+    subprocess.run(moved, check=True)
+    assert (tmp_path / "new" / "table.json").read_text() == table.read_text()

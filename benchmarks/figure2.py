@@ -396,9 +396,12 @@ def write_up(folder: Path, options: argparse.Namespace) -> None:
     for run in runs:
         score = "–" if run["test/acc1"] is None else f"{run['test/acc1']:.2f}"
         first = run["first_overflow"]
-        overflow = (
-            "never" if first is None else f"{100 * run['released_not_finite']:.1f}%, from step {first} on"
-        )
+        if first is None:
+            overflow = "never"
+        elif run["status"] == "finished":
+            overflow = f"{100 * run['released_not_finite']:.1f}%, from step {first} on"
+        else:
+            overflow = f"yes, at step {first}"
         gradients = [f"{run['label_gradient']:.3f}", f"{run['teacher_gradient']:.3f}"]
         opposed = ["–" if run[p] is None else _words(run[p]) for p in ("classifier", "feature")]
         ended = "after the last epoch" if run["status"] == "finished" else run["message"].partition(". ")[0]
@@ -407,7 +410,9 @@ def write_up(folder: Path, options: argparse.Namespace) -> None:
             run["arm"],
             *numbers,
             score,
-            f"{run['argument']:.1f}",
+            f"{run['argument']:.1f}"
+            if run["argument"] < 1e4
+            else f"{run['argument']:.0e}".replace("e+", "e"),
             f"{run['teacher_largest_logit']:.1f}",
             overflow,
         ]

@@ -134,6 +134,16 @@ def test_what_has_not_been_seen_to_work_is_refused_in_one_line(digits_config, na
         us.distill(config(digits_config, LOSSES[0]), quiet=True, **{key: value})
 
 
+def test_detection_is_refused(narrow, drawn, tmp_path):
+    boxes = {"name": "coco", "root": str(drawn.write(tmp_path)), "val": 0.2}
+    with pytest.raises(
+        ValueError, match=r"train\.device must be cpu or cuda where objects are found, got cpu"
+    ):
+        us.train(
+            {"data": boxes, "student": {"model": "frcnn_tiny"}, "output": str(tmp_path / "run")}, quiet=True
+        )
+
+
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setattr(launch, "launched", lambda: object())
     with pytest.raises(ValueError, match="must be cpu or cuda for several processes, got mps"):

@@ -216,6 +216,11 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
     notes, ranks = [], Ranks()
     _check_narrow(config, device)
     data = with_label_noise(read_data(config.data), config) if data is None else data
+    if isinstance(data.train, BoxSet) and not has_float64(device):
+        raise ValueError(
+            f"train.device must be cpu or cuda where objects are found, got {device.type}, for which that is not "
+            "written. Use train.device=cpu"
+        )
     student, own, line = read_student(config.student, data, device)
     choices = {f"student.{key}": value for key, value in own.items()}
     if line is not None:

@@ -93,6 +93,17 @@ def test_the_teacher_is_asked_about_the_students_boxes_and_answers_from_its_own_
     assert torch.equal(out.judged, student["labels"])
 
 
+def test_a_loop_of_ones_own_draws_other_boxes_in_every_step_and_the_same_ones_from_the_same_seed():
+    d = distiller([{"name": "ce"}]).eval()
+    images, target = batch()
+    rounds = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        rounds.append([float(d(images, target).loss.detach()) for _ in range(3)])
+    assert rounds[0] == rounds[1]
+    assert len(set(rounds[0])) == 3
+
+
 def test_the_label_term_is_the_sum_of_its_parts_and_its_settings_are_of_the_classes():
     images, target = batch()
     d = distiller([{"name": "ce"}]).eval()

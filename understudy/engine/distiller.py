@@ -236,7 +236,10 @@ class Distiller(nn.Module):
             batch = share.whole(batch)
             answers = {name: share.whole_answers(shown) for name, shown in (answers or {}).items()}
         density = self.density(batch.target, share) if density is None else density
-        asked = self.task.asked(batch, torch.initial_seed(), share.rows.start if share.divided else 0)
+        seed = (
+            None if batch.index is None else torch.initial_seed()
+        )  # the library's loop, which seeds every step
+        asked = self.task.asked(batch, seed, share.rows.start if share.divided else 0)
         methods = {term.label: term.method_at(epoch) for term, _ in active}
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}
         losses = {}

@@ -87,14 +87,16 @@ class Detection:
         del num_classes
         return images.new_full((len(images), 1, 8), -1.0)
 
-    def asked(self, batch: Batch, seed: int, first: int) -> Batch:
+    def asked(self, batch: Batch, seed: int | None, first: int) -> Batch:
         """Returns the batch with what the student is asked: to propose boxes, and to draw by a key an image.
 
         Args:
             batch: what is learned from.
-            seed: of this step.
+            seed: of this step; ``None`` draws one from torch's generator.
             first: position of the first image in the global batch, which stands for images without an index.
         """
+        if seed is None:
+            seed = int(torch.randint(2**62, ()))
         number = batch.index
         if number is None:
             number = first + torch.arange(len(batch.images), device=batch.images.device)

@@ -69,12 +69,12 @@ class Task(Protocol):
         """Returns the target of images that come without."""
         ...
 
-    def asked(self, batch: Batch, seed: int, first: int) -> Batch:
+    def asked(self, batch: Batch, seed: int | None, first: int) -> Batch:
         """Returns the batch with what the student is given besides the images.
 
         Args:
             batch: what is learned from.
-            seed: of this step.
+            seed: of this step; ``None`` where nobody seeds torch anew for every step.
             first: position of the batch's first image in the global batch.
         """
         ...
@@ -143,7 +143,7 @@ class Plain:
     __slots__ = ()
     parts: ClassVar[tuple[str, ...]] = ()
 
-    def asked(self, batch: Batch, seed: int, first: int) -> Batch:
+    def asked(self, batch: Batch, seed: int | None, first: int) -> Batch:
         """Returns the batch as it is."""
         del seed, first
         return batch

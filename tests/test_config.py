@@ -148,6 +148,14 @@ def test_a_mapping_extends_a_file(tmp_path, monkeypatch):
             r"line 2: unknown key 'studnet'. Did you mean 'student'",
         ),
         (
+            "data: {name: digits}\nstudent: {model: x}\nteachers: {v1.0: {model: y}}\n",
+            r"teachers must have names without dots other than 'student', got 'v1\.0'",
+        ),
+        (
+            "data: {name: digits}\nstudent: {model: x}\nteachers: {a: {model: y}, b: {model: z}}\ngenerations: 2\n",
+            r"assistants and generations must begin with one teacher or none, got teachers",
+        ),
+        (
             "data: {name: digits}\nstudent: {model: x}\nteachers:\n  Big: {model: y, tabel: off}\n",
             r"line 4: unknown key 'teachers.Big.tabel'. Did you mean 'table'",
         ),

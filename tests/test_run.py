@@ -499,6 +499,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on_to_the_same_bi
         us.resume(folder, quiet=True)
     us.resume(folder, previous=True, quiet=True)
     assert same(weights(whole.path), weights(folder))
+    (folder / "result.json").write_text('{"status": "finished"}')
+    kept = last.read_bytes()
+    with pytest.raises(ValueError, match="must not hold a finished run"):
+        us.resume(folder, previous=True, quiet=True)
+    assert last.read_bytes() == kept
 
 
 def test_a_sigmoid_loss_on_the_shared_head_is_allowed_with_a_note(digits_config, capsys):

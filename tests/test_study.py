@@ -324,13 +324,21 @@ def test_one_table_for_methods_that_read_different_answers_is_refused_at_once(pl
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"teacher": None}, "must have a teacher"),
+        ({"teacher": None}, "must have one teacher, got none"),
         ({"study": {"methods": ["kdd"]}}, "Did you mean 'kd'"),
         (
             {"train": {"seeds": [0, 1]}},
             "study must be of single runs, got assistants, generations or train.seeds",
         ),
         ({"generations": 2}, "study must be of single runs"),
+        ({"teacher": None, "teachers": {"a": {"model": "cnn_small"}, "b": {"model": "cnn_tiny"}}}, "got 2"),
+        ({"study": {"seeds": [0, 0]}}, r"must be different numbers .*, got \[0, 0\]"),
+        ({"study": {"seeds": [0, -1]}}, "must be different numbers from 0"),
+        (
+            {"study": {"metric": "test/acc_1"}},
+            "study.metric must be one of test/acc1, test/acc5, got test/acc_1",
+        ),
+        ({"study": {"methods": [{"name": "mine", "losses": [{"nme": "kd"}]}]}}, "must be a known method"),
         (
             {"study": {"methods": ["ab"]}},
             r"must have a weight within train\.epochs = 2, got 'ce' of weight 1 from epoch 31",

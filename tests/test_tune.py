@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 import yaml
@@ -290,7 +291,7 @@ def test_a_trial_that_diverges_is_noted_and_the_search_goes_on(plan):
 
 def test_a_search_in_which_all_diverge_says_so(plan):
     plan["tune"] |= {"trials": 2, "space": {"train.optimizer.lr": [1.0e30]}}
-    with pytest.raises(ValueError, match="2 that all diverged"):
+    with pytest.raises(ValueError, match=r"got 2 that diverged and 0 that were stopped early\. Lower"):
         us.tune(plan, quiet=True)
 
 
@@ -354,6 +355,57 @@ def test_a_race_that_was_stopped_decides_the_same(plan, tmp_path, monkeypatch):
     assert tried(race(plan).path) == tried(whole.path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["in the last step", "before its result", "killed"])
+def test_a_race_that_was_stopped_at_a_decision_decides_the_same(plan, tmp_path, monkeypatch, when):
+    whole = race(plan | {"output": str(tmp_path / "whole")})
+    log = trial.Reporter.log
+
+    def stops(self, line):
+        first = self._trial.number == 1 and line["epoch"] == 1
+        if first and when == "in the last step":
+            self._stop.set()  # a signal, before it could say that it pauses
+        log(self, line)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial.Reporter, "log", stops)
+        if when == "before its result":
+            patch.setattr(trial, "conclude_trial", lambda *_: (_ for _ in ()).throw(us.InterruptedRunError))
+        if when == "killed":
+            patch.setattr(trial, "summary", lambda *_: (_ for _ in ()).throw(us.InterruptedRunError))
+        with pytest.raises(us.InterruptedRunError):
+            race(plan)
+    assert tried(race(plan).path) == tried(whole.path)
+
+
+@pytest.mark.slow
+def test_a_decision_that_was_killed_halfway_is_carried_out(plan, tmp_path, monkeypatch):
+    whole = race(plan | {"output": str(tmp_path / "whole")})
+    search = sys.modules["understudy.search"]
+    with monkeypatch.context() as patch:  # one that is kept is let go on, then the search dies
+
+        def dies(*_):
+            raise us.InterruptedRunError
+
+        patch.setattr(search, "conclude_trial", dies)
+        with pytest.raises(us.InterruptedRunError):
+            race(plan)
+    assert tried(race(plan).path) == tried(whole.path)
+
+
+def test_settings_that_cannot_be_run_do_not_block_the_search(plan):
+    plan["tune"] |= {"trials": 4, "space": {"train.batch_size": [25, 5000]}}
+    plan["train"]["drop_last"] = True
+    with pytest.raises(ValueError, match="drop_last"):
+        us.tune(plan, quiet=True)
+    for _ in range(3):  # every further trial that cannot be run ends the command once
+        with suppress(ValueError):
+            us.tune(plan, quiet=True)
+    tuned = us.tune(plan, quiet=True)
+    assert len(tuned.table["trials"]) < 4
+    assert {t["settings"]["train.batch_size"] for t in tuned.table["trials"]} == {25}
+
+
 FLAT = """
 from torch import nn
 
@@ -385,11 +437,21 @@ def test_of_a_race_who_does_not_fit_the_pair_is_left_out_and_of_a_list_it_is_an_
         ({"tune": {"methods": ["kd", "kd"]}}, "names of their own, got 'kd' twice"),
         ({"tune": {"methods": ["kd"]}, "teacher": None}, "must have a teacher to race methods"),
         ({"generations": 2}, "must be of single runs"),
+        ({"output": "runs/{a}"}, r"must have a path without \{ for a search"),
+        ({"teacher": None, "teachers": {"big": {"model": "cnn_small"}}}, r"teachers\.big must have weights"),
     ],
 )
 def test_a_plan_that_does_not_hold_is_one_line(plan, changes, message):
     with pytest.raises(ValueError, match=message):
         us.tune(plan | {"losses": [{"name": "ce"}]} | changes, quiet=True)
+
+
+def test_the_folder_of_a_run_is_not_taken_for_a_searchs(plan, tmp_path):
+    run = us.distill({key: value for key, value in plan.items() if key != "tune"}, quiet=True)
+    before = sorted(path.name for path in run.path.iterdir())
+    with pytest.raises(ValueError, match="which holds a run"):
+        us.tune(plan, quiet=True)
+    assert sorted(path.name for path in run.path.iterdir()) == before
 
 
 def test_without_held_out_images_a_tenth_is_taken_and_said(plan, capsys):

@@ -246,7 +246,7 @@ def bench(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON")] = False,
 ) -> None:
-    """Show where a step's time goes: data, teacher, student, losses, alignment, optimiser."""
+    """Show where a step's time goes: data, teacher, student, losses, backward, optimiser."""
     from understudy.bench import bench as run_bench
 
     result = run_bench(config, quiet=as_json, **_parsed(overrides, run_bench))

@@ -435,6 +435,13 @@ class StudyConfig(_Strict):
     metric: str | None = Field(default=None, pattern=r"^test/\w+$")
     """What runs are compared by (``test/ap50``); by default the first score of their task."""
 
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_are_of_one_run_each(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**64:
+            raise ValueError(f"must be different numbers from 0 to 2**64 - 1, got {seeds}. Correct them")
+        return seeds
+
 
 class RangeConfig(_Strict):
     """Numbers from ``low`` to ``high``."""
@@ -562,6 +569,16 @@ class Config(_Strict):
     def _one_or_several_teachers(self) -> Config:
         if self.teacher is not None and self.teachers is not None:
             raise ValueError("teacher and teachers must not both be given, got both. Keep one of them")
+        for name in self.teachers or {}:
+            if name == "student" or not name or "." in name:
+                raise ValueError(
+                    f"teachers must have names without dots other than 'student', got {name!r}. Rename it"
+                )
+        if self.teachers is not None and (self.assistants or self.generations > 1):
+            raise ValueError(
+                "assistants and generations must begin with one teacher or none, got teachers. Give teacher, or leave "
+                "them out"
+            )
         return self
 
     @property

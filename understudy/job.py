@@ -263,12 +263,19 @@ def take_up(verb: str, job: Job, built: Built, anyway: bool = False) -> None:
 def note(verb: str, job: Job, built: Built, error: DivergedError | InterruptedRunError) -> None:
     """Writes down why a run ends before its last epoch."""
     if isinstance(error, InterruptedRunError):
-        searched = (job.folder.parent.parent / DATABASE).exists()  # whose trials measure no test image
-        command = "the same understudy tune" if searched else f"understudy resume {job.folder}"
-        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: {command}")
+        job.console.say(f"interrupted in epoch {job.epoch + 1}; go on with: {_command(job.folder)}")
         return
     diverged = {"status": "diverged", "message": str(error)}
     write_json(job.folder / "result.json", summary(verb, job, built) | diverged)
+
+
+def _command(folder: Path) -> str:
+    """Returns what goes on with a run: a search's own measure no test image, so nothing but the search may."""
+    of_search = {"teacher": folder.parent, "trials": folder.parent.parent}
+    search = of_search.get(folder.name) or of_search.get(folder.parent.name)
+    if search is not None and (search / DATABASE).exists():
+        return "the same understudy tune"
+    return f"understudy resume {folder}"
 
 
 def conclude(verb: str, job: Job, built: Built) -> Run:

@@ -147,7 +147,7 @@ def _models() -> RenderableType:
     table.add_row(", ".join(model_names()))
     table.add_row("of pixels (segmentation): " + ", ".join(segmenter_names()))
     table.add_row("of objects (detection): " + ", ".join(detector_names()))
-    table.add_row("torchvision/NAME, timm/NAME, package.module:factory")
+    table.add_row("torchvision/NAME, timm/NAME, hf/NAME, package.module:factory")
     return table
 
 

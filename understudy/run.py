@@ -25,6 +25,7 @@ from understudy.engine.console import Console
 from understudy.engine.divergence import DivergedError
 from understudy.engine.loop import InterruptedRunError, fit, stopped_by_signals
 from understudy.engine.measure import Measured, measure
+from understudy.files import locked
 from understudy.guidance import MEMORY, OFF
 from understudy.job import (
     Run,
@@ -127,12 +128,19 @@ def resume(
         )
     config = load_config(path / "config.yaml", {"output": str(path)})
     if previous:
-        last = path / "checkpoints" / "last.pt"
-        load_checkpoint(previous_of(last))  # which must be whole
-        last.unlink(missing_ok=True)
+        joined(config).first(partial(_drop_last, path, config))
     if config.assistants or config.generations > 1:
         return _chain(config, quiet, anyway=changed)
     return begin(_verb(config), config, quiet, anyway=changed)
+
+
+def _drop_last(folder: Path, config: Config) -> None:
+    """Deletes the last checkpoint of a run that is not finished, if the one before it is whole."""
+    last = folder / "checkpoints" / "last.pt"
+    with locked(folder):
+        stored_config(folder, config)
+        load_checkpoint(previous_of(last))
+        last.unlink(missing_ok=True)
 
 
 def evaluate(
@@ -170,9 +178,9 @@ def evaluate(
             "student.weights": None,
             "student.pretrained": False,
         }  # what it began with is replaced at once
-        if options := built_with(weights):
-            changes["student.options"] = options
     config = load_config(source, changes | overrides)
+    if weights is not None and (options := built_with(weights, config.student.model)):
+        config = config.replaced(**{"student.options": options})
     with process(config) as device:
         built = build(config, device)
         quiet = quiet or not built.distiller.ranks.is_first

@@ -23,6 +23,7 @@ from understudy.trial import (
     STATUS,
     begun_trial,
     conclude_trial,
+    kept_after,
     open_study,
     require_optuna,
     run_trial,
@@ -90,8 +91,14 @@ class Search:
     def _one_by_one(self) -> None:
         stop = threading.Event()
         with stopped_by_signals(stop):
-            while not stop.is_set() and (number := self._next(set())) is not None:
-                run_trial(self.config(number), number)
+            while not stop.is_set() and (number := self._next(set(), stop)) is not None:
+                try:
+                    run_trial(self.config(number), number)
+                except InterruptedRunError:
+                    raise
+                except Exception:
+                    self._give_up(number)
+                    raise
                 self._take(number)
         if stop.is_set():
             raise InterruptedRunError
@@ -104,7 +111,9 @@ class Search:
                 while not stop.is_set():
                     for number in [n for n, worker in running.items() if not worker.alive]:
                         self._collect(number, running.pop(number))
-                    while len(running) < self.workers and (number := self._next(set(running))) is not None:
+                    while (
+                        len(running) < self.workers and (number := self._next(set(running), stop)) is not None
+                    ):
                         task = Task(
                             f"trial {number + 1}", "tune", self.config(number), ("--trial", str(number))
                         )
@@ -120,13 +129,21 @@ class Search:
     def _collect(self, number: int, worker: Worker) -> None:
         worker.close(_PATIENCE)
         if not (self._place(number) / "result.json").exists():
+            if worker.process.returncode > 0:  # else it was killed, and can go on
+                self._give_up(number)
             raise ValueError(f"trial {number + 1}: {worker.problem}")
         self._take(number)
 
-    def _next(self, running: set[int]) -> int | None:
+    def _give_up(self, number: int) -> None:
+        """Has the search go on without a trial whose settings were proposed and cannot be run."""
+        if number >= len(self.contenders):
+            self.study.tell(number, state=require_optuna().trial.TrialState.FAIL, skip_if_finished=True)
+
+    def _next(self, running: set[int], stop: threading.Event) -> int | None:
         """Returns a trial to run: one that was begun and nobody runs, else a new one.
 
-        ``None`` if there is none left, or a new one must wait until those that run have come to the next decision.
+        ``None`` if there is none left, a new one must wait until those that run have come to the next decision, or
+        the search is to stop.
         """
         self._decide(running)
         states = require_optuna().trial.TrialState
@@ -135,35 +152,47 @@ class Search:
         for trial in begun:
             if not self._is_paused(trial.number):
                 while is_held(self._place(trial.number)):  # the worker of a killed search is about to end
+                    if stop.is_set():
+                        return None
                     time.sleep(_PAUSE)
+                self._seed(trial.number)
                 self._suggest(begun_trial(self.study, trial.number))  # if the search was killed as it asked
                 return trial.number
         number = sum(trial.state != states.WAITING for trial in trials)
         if number >= self.plan.trials or (begun and number >= len(self.contenders)):
             return None
-        self.study.sampler = require_optuna().samplers.TPESampler(
-            seed=step_seed(self.contenders[0].config.seed, number) % 2**32
-        )
+        self._seed(number)
         trial = self.study.ask()
         self._suggest(trial)
         return trial.number
 
+    def _seed(self, number: int) -> None:
+        """Has Optuna propose a trial as a function of the config's seed and its number."""
+        seed = step_seed(self.contenders[0].config.seed, number) % 2**32
+        self.study.sampler = require_optuna().samplers.TPESampler(seed=seed)
+
     def _decide(self, running: set[int]) -> None:
         """Lets the better half of the methods as written go on, once all that are left have come to the same epoch."""
         cohort = self.study.get_trials(deepcopy=False)[: self.study.user_attrs[COHORT]]
-        left = [trial.number for trial in cohort if not trial.state.is_finished()]
-        if not left or any(n in running or not self._is_paused(n) for n in left):
-            return
-        results = {n: read_json(self._place(n) / "result.json") for n in left}
-        decision = f"kept after epoch {max(result['last']['epoch'] for result in results.values())}"
-        ranking = sorted(left, key=lambda n: -(score_of(results[n]) or 0.0))
-        kept = self.study.user_attrs.get(decision, ranking[: -(-len(left) // 2)])
-        self.study.set_user_attr(decision, kept)  # first: a search that is killed below must not decide again
-        for number in left:
+        left = [trial for trial in cohort if not trial.state.is_finished()]
+        paused = [trial for trial in left if trial.number not in running and self._is_paused(trial.number)]
+        epochs = {trial.number: trial.last_step or 0 for trial in paused}
+        if paused and len(paused) == len(left):
+            decision = kept_after(max(epochs.values()))
+            if decision not in self.study.user_attrs:
+                ranking = sorted(
+                    paused, key=lambda trial: -trial.intermediate_values.get(epochs[trial.number], 0.0)
+                )
+                self.study.set_user_attr(decision, [trial.number for trial in ranking[: -(-len(left) // 2)]])
+        decided = self.study.user_attrs
+        for number, epoch in epochs.items():  # of this decision, or of one that was killed halfway through
+            if (kept := decided.get(kept_after(epoch))) is None:
+                continue
             if number in kept:
                 (self._place(number) / "result.json").unlink()
             else:
-                conclude_trial(self._place(number), results[number] | {STATUS: "stopped"})
+                result = read_json(self._place(number) / "result.json")
+                conclude_trial(self._place(number), result | {STATUS: "stopped"})
                 self._take(number)
 
     def _is_paused(self, number: int) -> bool:

@@ -85,7 +85,8 @@ def study(
     config = load_config(source, overrides)
     if config.teacher is None:
         raise ValueError(
-            "study must have a teacher, got none. Add teacher: {model: ...}; without weights it is trained first"
+            f"study must have one teacher, got {len(config.guides) or 'none'}. Give it as teacher: {{model: ...}}; "
+            "without weights it is trained first"
         )
     if config.assistants or config.generations > 1 or config.train.seeds is not None:
         raise ValueError(
@@ -168,7 +169,8 @@ def _check(workers: int, arms: list[ArmConfig]) -> None:
                 "otherwise: {name: OTHER, losses: [...]}"
             )
         taken.add(folder_name(arm.name))
-    local = [t["name"] for arm in arms for t in arm.losses if str(t["name"]).startswith("__main__:")]
+    names = [str(term.get("name")) for arm in arms for term in arm.losses]
+    local = [name for name in names if name.startswith("__main__:")]
     if workers > 1 and local:
         raise ValueError(
             f"several workers must be able to import every method, got {local[0]!r}. "
@@ -191,7 +193,12 @@ def _learns(config: Config, arms: Sequence[ArmConfig]) -> bool:
         for arm in arms:
             one = config.replaced(losses=arm.losses, gradients=arm.gradients.model_dump())
             check_begins(one)
-            build(one, device, data).distiller.close()
+            distiller = build(one, device, data).distiller
+            distiller.close()
+            known = [f"test/{score}" for score in distiller.task.titles]
+            metric = (config.study or StudyConfig()).metric
+            if metric is not None and metric not in known:
+                raise ValueError(f"study.metric must be one of {', '.join(known)}, got {metric}. Correct it")
         return untrained(config.teacher, data)
 
 

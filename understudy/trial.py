@@ -61,7 +61,7 @@ def open_study(folder: Path, plan: TuneConfig, epochs: int) -> optuna.Study:
         "halving": lambda: module.pruners.SuccessiveHalvingPruner(
             min_resource=first, reduction_factor=REDUCTION
         ),
-        "median": lambda: module.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first - 1),
+        "median": lambda: module.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=first),
         "none": module.pruners.NopPruner,
     }
     storage = module.storages.RDBStorage(
@@ -103,6 +103,11 @@ def first_rung(plan: TuneConfig, epochs: int) -> int:
     return plan.min_epochs or max(1, epochs // REDUCTION**2)
 
 
+def kept_after(epoch: int) -> str:
+    """Returns under which name the search keeps who went on after an epoch at which all methods waited."""
+    return f"kept after epoch {epoch}"
+
+
 class StoppedEarlyError(Exception):
     """The trial is not worth its remaining epochs."""
 
@@ -137,6 +142,15 @@ class Reporter:
         known = trial.study.get_trials(deepcopy=False)[trial.number]
         self._known = set(known.intermediate_values)  # a resumed run comes by them again
         self._pauses = pauses
+
+    def begin(self, epoch: int) -> None:
+        """Pauses a trial that goes on from an epoch at which it was to wait, if nobody has decided there yet.
+
+        It ended there before it could say so: by a signal in the last step, or killed.
+        """
+        if epoch in self._pauses and kept_after(epoch) not in self._trial.study.user_attrs:
+            self.paused = True
+            self._stop.set()
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Reports one line of ``metrics.jsonl``.
@@ -229,6 +243,7 @@ def train_unseen(
         take_up(verb, job, built)
         if reporter is not None:
             job.trackers.append(reporter)
+            reporter.begin(job.epoch)
         outcome: dict[str, Any] = {STATUS: "finished"}
         try:
             fit(job)

@@ -152,6 +152,15 @@ def _check(config: Config, workers: int) -> None:
             "tune must be of single runs, got assistants, generations or train.seeds. Take them out, and put them "
             "back into best.yaml"
         )
+    if odd := set(config.output) & set("{}?"):  # which name databases otherwise
+        raise ValueError(
+            f"output must have a path without {min(odd)} for a search, got {config.output}. Choose another"
+        )
+    several = {config.guide_key(name): guide for name, guide in (config.teachers or {}).items()}
+    if random := [key for key, guide in several.items() if untrained(guide)]:
+        raise ValueError(
+            f"{random[0]} must have weights where there are several teachers, got none. Train it first"
+        )
     plan = config.tune or TuneConfig()
     names = [entry if isinstance(entry, str) else entry.name for entry in plan.methods or []]
     for name in names:
@@ -213,6 +222,10 @@ def _claim(folder: Path, config: Config) -> None:
     """
     file = folder / "config.yaml"
     if file.exists():
+        if not (folder / DATABASE).exists():
+            raise ValueError(
+                f"output must be a new folder or this search's own, got {folder}, which holds a run"
+            )
         stored = load_config(file, {"output": config.output})
         dumps = [c.replaced(**{"tune.trials": 1}).model_dump(mode="json") for c in (config, stored)]
         if different := differences(dumps[0], dumps[1]):
@@ -270,9 +283,15 @@ def _table(search: Search, held_out: int) -> dict[str, Any]:
         )
     finished = [trial for trial in trials if trial["status"] == "finished"]
     if not finished:
+        stopped = sum(trial["status"] == "stopped" for trial in trials)
+        advice = (
+            "Raise tune.trials; the same output= goes on"
+            if stopped
+            else "Lower train.optimizer.lr, or set train.divergence: skip; then choose another output="
+        )
         raise ValueError(
-            f"a search must have a trial that ends, got {len(trials)} that all diverged. Lower train.optimizer.lr, or "
-            "set train.divergence: skip; then choose another output="
+            f"a search must have a trial that ends, got {len(trials) - stopped} that diverged and {stopped} that were "
+            f"stopped early. {advice}"
         )
     table: dict[str, Any] = {
         "format": 1,
@@ -285,7 +304,7 @@ def _table(search: Search, held_out: int) -> dict[str, Any]:
         "space": {one.name: [s.describe() for s in one.settings] for one in search.contenders},
         "workers": search.workers,
     }
-    table["methods"].sort(key=lambda row: -1 if row["best"] is None else -row["best"])
+    table["methods"].sort(key=lambda row: 1 if row["best"] is None else -row["best"])
     return table | {"statements": _statements(table)}
 
 

@@ -1,9 +1,13 @@
 """Detectors: what they show of boxes, what they draw, and whose arithmetic it is."""
 
+import json
+
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torchvision.models.detection.roi_heads import fastrcnn_loss
+from torchvision.ops import FrozenBatchNorm2d
 
 import understudy as us
 from understudy.models import Detector, detector_names
@@ -204,6 +208,20 @@ def test_a_version_of_torchvisions_weights_has_its_own_image_size():
     e2e = published("torchvision/regnet_y_16gf", pretrained=True, version="IMAGENET1K_SWAG_E2E_V1")
     assert e2e.image_size == (384, 384)
     assert published("torchvision/regnet_y_16gf", pretrained=True).image_size == (224, 224)
+
+
+def test_weights_that_a_run_wrote_say_what_their_network_was_built_with(tmp_path):
+    name, file = "fasterrcnn_resnet18", tmp_path / "student.safetensors"
+    narrow = {"frozen_norm": True, "pyramid": 16, "head": 32}
+    net = us.create_model(name, 3, **narrow)
+    save_file(net.state_dict(), file, {"model": name, "options": json.dumps(narrow)})
+    again = us.create_model(name, 3, weights=file)
+    assert again.state_dict().keys() == net.state_dict().keys()
+    assert any(isinstance(m, FrozenBatchNorm2d) for m in again.modules())
+    with pytest.raises(ValueError, match="weights must fit the model"):
+        us.create_model(name, 3, weights=file, pyramid=32)
+    with pytest.raises(ValueError, match="weights must fit the model"):
+        us.create_model("fasterrcnn_resnet34", 3, weights=file)
 
 
 def test_norms_and_modules_can_be_frozen():

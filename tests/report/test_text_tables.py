@@ -129,6 +129,15 @@ def test_columns_that_nobody_fills_are_left_out():
     assert all(len(row) == len(heads) for row in rows)
 
 
+def test_a_run_that_diverged_says_nothing_of_how_long_runs_take():
+    content = study()
+    runs = content["arms"][2]["runs"]
+    runs[0] |= {"status": "diverged", "test/acc1": None, "seconds": 1.0}
+    for run in runs[1:]:
+        run["seconds"] = 600.0
+    assert arm_lines(content)[2].seconds == 600
+
+
 def test_published_numbers_stand_beside_ours():
     content = study()
     content["arms"][2]["published"] = [{"value": 73.33, "source": "A"}, {"value": 74.0, "source": "B"}]

@@ -20,6 +20,7 @@ from understudy.models.mobilenet_v1 import MobileNetV1
 from understudy.models.mobilenet_v2 import MobileNetV2
 from understudy.models.onnx import load_onnx as load_onnx
 from understudy.models.program import load_program as load_program
+from understudy.models.published import built_with
 from understudy.models.resnet import ResNet
 from understudy.models.resnet18 import BasicBlock, Bottleneck, ResNetFourStage
 from understudy.models.segmentation import (
@@ -153,7 +154,7 @@ def create_model(
         pretrained: downloads torchvision's or timm's weights, or the hub's; reads those of a local ``hf/FOLDER``. A
             factory of yours may take it too.
         in_channels: of the images.
-        kwargs: for the network's own constructor.
+        kwargs: for the network's own constructor, over those that a run's weights were built with.
 
     Raises:
         ValueError: nothing has that name; an argument does not suit the network; the weights do not fit.
@@ -172,6 +173,8 @@ def create_model(
         )
     if name.endswith(SAVED):
         return _saved_program(name, weights, pretrained)
+    if weights is not None:
+        kwargs = built_with(Path(weights).expanduser(), name) | kwargs
     fetched = pretrained and ":" not in name and not name.startswith("hf/")  # who tell of it themselves
     with fetching(name) if fetched else nullcontext():
         net = _network(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)

@@ -57,10 +57,13 @@ def published(
     return Published()
 
 
-def built_with(path: Path) -> dict[str, Any]:
-    """Returns the options of the network whose weights a run wrote into a file; none if it does not say any."""
+def built_with(path: Path, name: str) -> dict[str, Any]:
+    """Returns the options of the network of a name whose weights a run wrote into a file; none if it says none."""
+    about = _about(path)
+    if about.get("model") != name:
+        return {}
     try:
-        found = json.loads(_about(path).get("options", "{}"))
+        found = json.loads(about.get("options", "{}"))
     except json.JSONDecodeError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -108,7 +108,7 @@ def _line(
         summary=summarise(list(scores.values())) if scores else None,
         to_alone=compared(scores, alone) if contender else None,
         to_kd=compared(scores, kd) if contender and name != KD else None,
-        seconds=_mean(number(run, "seconds") for run in runs),
+        seconds=_mean(number(run, "seconds") for run in runs if string(run, "status") != "diverged"),
         memory=_largest(number(run, "peak_memory_mib") for run in runs),
         parameters=number(arm, "parameters"),
         extra=_largest(number(run, "extra_parameters") for run in runs),

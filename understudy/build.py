@@ -271,6 +271,8 @@ def build(config: Config, device: torch.device, data: Splits | None = None) -> B
         )
     if config.train.compile:
         distiller.compile_student()
+        for epoch in range(config.train.epochs):
+            distiller.check_compiled(epoch)
     _check_task(config, data, distiller)
     _check_labels(data, distiller)
     mix = config.data.mix

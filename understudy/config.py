@@ -298,7 +298,8 @@ class GradientsConfig(_Strict):
     """``none`` adds both up; the others are in docs/methods.md (Gradient alignment)."""
     twin: bool = False
     """Whether both gradients come of one vectorised backward pass (``released``, ``backbone``, ``paper``): half the
-    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured. Several processes take two passes."""
+    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured. Several processes take two passes; not with
+    ``train.compile``."""
 
 
 class OptimizerConfig(_Strict):

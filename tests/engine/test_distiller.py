@@ -282,6 +282,100 @@ def test_a_compiled_student_has_the_gradients_of_the_plain_one(align):
     torch.compiler.reset()
 
 
+def test_compiled_students_of_one_class_have_taps_of_their_own():
+    """Without a reset between them: the second one's graph must have its hooks."""
+    images, target = batch()
+    for losses in ([{"name": "ce"}], [{"name": "ce"}, {"name": "at"}], [{"name": "ce"}, {"name": "kd"}]):
+        distiller = prepared(losses)
+        distiller.compile_student("aot_eager")
+        out = distiller(images, target)
+        distiller.backward(out)
+        assert out.terms.keys() == {term["name"] for term in losses}
+    torch.compiler.reset()
+
+
+def test_a_compiled_student_is_not_trained_where_weights_would_only_decay():
+    distiller = prepared(
+        [{"name": "fitnet", "weight": {"until_epoch": 2}}, {"name": "ce", "weight": {"from_epoch": 2}}]
+    )
+    distiller.compile_student("aot_eager")
+    with pytest.raises(
+        ValueError, match=r"no term reads the student's logits, got 'fitnet' alone in epoch 1"
+    ):
+        distiller(*batch())
+    distiller(*batch(), epoch=2)
+    torch.compiler.reset()
+
+
+def test_parameters_may_be_freed_frozen_and_added_between_two_batches():
+    distiller = prepared([{"name": "ce"}, {"name": "dhkd"}], align="backbone")
+    images, target = batch()
+
+    def reached():
+        distiller.zero_grad()
+        distiller.backward(distiller(images, target))
+        return {name for name, p in distiller.named_parameters() if p.grad is not None}
+
+    everything = reached()
+    for p in distiller.student.parameters():
+        p.requires_grad_(False)
+    assert {name.partition(".")[0] for name in reached()} == {"heads"}
+    for p in distiller.student.parameters():
+        p.requires_grad_(True)
+    assert reached() == everything == set(distiller.trainable_names())
+    distiller.backward(distiller(images, target), last=False, scale=0.5)
+    next(distiller.student.parameters()).requires_grad_(False)
+    with pytest.raises(ValueError, match="must stay the same within a batch"):
+        distiller.backward(distiller(images, target), scale=0.5)
+
+
+@pytest.mark.parametrize("align", ["none", "released", "backbone", "feature"])
+def test_a_frozen_backbone_leaves_nothing_to_align(align):
+    distiller = prepared([{"name": "ce"}, {"name": "dhkd"}], align=align)
+    head = {id(p) for p in distiller.network.classifier.parameters()}
+    for p in distiller.student.parameters():
+        p.requires_grad_(id(p) in head)
+    images, target = batch()
+    distiller.backward(distiller(images, target))
+    assert all(p.grad is not None for p in distiller.trainable_parameters())
+
+
+def test_a_term_on_frozen_stages_has_no_gradient_to_align():
+    distiller = prepared([{"name": "ce"}, {"name": "at", "stages": [[1, 1]]}], align="backbone")
+    for name, p in distiller.student.named_parameters():
+        p.requires_grad_(not name.startswith(("stem", "stage1")))
+    distiller.backward(distiller(*batch()))
+    assert all(p.grad is not None for p in distiller.trainable_parameters())
+
+
+class Summed(nn.Module):
+    """A network with a weight that is a sum of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.delta = (nn.Parameter(torch.randn(4, 3, 3, 3)) for _ in range(2))
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(nn.functional.conv2d(x, self.base + self.delta).relu().mean((2, 3)))
+
+
+def test_parameters_that_are_added_up_have_gradients_of_their_own():
+    student = Summed()
+    distiller = Distiller(student, None, [{"name": "ce"}], example=torch.zeros(2, 3, 8, 8))
+    distiller.backward(distiller(torch.randn(4, 3, 8, 8), torch.arange(4)))
+    assert student.base.grad.equal(student.delta.grad)
+    assert student.base.grad.data_ptr() != student.delta.grad.data_ptr()
+
+
+def test_every_one_of_several_teachers_must_fit_a_term_that_reads_all():
+    teachers = {"a": us.create_model("cnn_small", 10), "b": us.create_model("cnn_small", 7)}
+    with pytest.raises(ValueError, match="10"):
+        Distiller(
+            us.create_model("cnn_tiny", 10), teachers, [{"name": "kd"}], example=torch.zeros(2, 3, 16, 16)
+        )
+
+
 @pytest.mark.parametrize("align", ["backbone", "paper", "feature"])
 def test_alignment_that_needs_the_graph_in_parts_is_refused_a_compiled_student(align):
     with pytest.raises(ValueError, match=f"where train.compile is on, got {align}"):

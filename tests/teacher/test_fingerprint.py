@@ -49,6 +49,17 @@ def test_block_size_number_type_and_what_is_stored_are_named(make):
     assert one.differing(parts(make(roles=("feature",))).parts) == ["stored"]
 
 
+def test_float32_of_less_than_all_its_digits_is_named(make):
+    one = parts(make())
+    assert "matmul" not in one.parts
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        assert one.differing(parts(make()).parts) == ["matmul"]
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_which_layer_s_input_the_feature_is_is_named(make):
     """Two of a network's layers may have inputs of one width."""
     world = make(roles=("feature",))

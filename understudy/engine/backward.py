@@ -57,6 +57,7 @@ class Backward:
     """
 
     parameters: Mapping[str, nn.Parameter]
+    """Those that are trained; :meth:`follow` takes others."""
     align: Align
     ranks: Ranks
     shards: Shards | None = None
@@ -73,6 +74,25 @@ class Backward:
     _mean: GradientMean = field(init=False)
 
     def __post_init__(self) -> None:
+        self._take(self.parameters)
+
+    def follow(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Takes other parameters, where some were frozen, freed or added since the last batch.
+
+        Raises:
+            ValueError: it was within a batch.
+        """
+        if list(map(id, parameters.values())) == list(map(id, self.parameters.values())):
+            return
+        if self._label:
+            raise ValueError(
+                "the trained parameters must stay the same within a batch, got others than in its earlier parts. "
+                "Freeze and free them between two batches"
+            )
+        self._take(parameters)
+
+    def _take(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = parameters
         own = set() if self.shards is None else {id(p) for p in self.shards.own.values()}
         self.whole = {name: p for name, p in self.parameters.items() if id(p) not in own}
         self._mean = GradientMean(self.whole, self.ranks)
@@ -98,9 +118,13 @@ class Backward:
             self._label, self._guide = self._mean(self._label, self._guide, terms=tuple(out.terms))
             merged = self._merge()
             self.forget()
+            taken = set()
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
                     gradient = laid_out(gradient, parameter)
+                    if gradient.data_ptr() in taken:  # of a sum of two parameters both get one tensor
+                        gradient = gradient.clone()
+                    taken.add(gradient.data_ptr())
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def forget(self) -> None:
@@ -142,6 +166,9 @@ class Backward:
         accumulation each part has a λ of its own: the graphs of earlier parts are gone when the last one comes.
         """
         assert out.feature is not None
+        if not out.feature.requires_grad:  # nothing to align: the backbone is frozen
+            self.info = {}
+            return _grad(out.loss * scale, list(self.parameters.values()))
         assert out.label_loss is not None
         assert out.guide_loss is not None
         (a,) = _grad(out.label_loss, [out.feature], retain=True)
@@ -182,6 +209,8 @@ class Backward:
 
 
 def _grad(loss: Tensor, inputs: list[nn.Parameter] | list[Tensor], retain: bool = False) -> Gradients:
+    if not loss.requires_grad:  # all that it reaches is frozen
+        return [None] * len(inputs)
     return list(torch.autograd.grad(loss, inputs, retain_graph=retain, allow_unused=True))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,11 @@ class Compiled:
             functorch_config, "donated_buffer"
         ):  # buffers that a backward overwrites: alignment has two
             functorch_config.donated_buffer = False
+        dynamo_config: Any = importlib.import_module("torch._dynamo.config")  # slow, and seldom needed
+        if hasattr(
+            dynamo_config, "skip_nnmodule_hook_guards"
+        ):  # one class's graph with other taps is another graph
+            dynamo_config.skip_nnmodule_hook_guards = False
         self._run: Callable[[Tensor], Tensor] | None = torch.compile(
             module, backend=backend, fullgraph=True, dynamic=False
         )

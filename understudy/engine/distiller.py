@@ -20,7 +20,7 @@ from understudy.engine.relations import GlobalBatch
 from understudy.engine.sharding import Shards
 from understudy.heads.snapshot import FeatureSnapshot
 from understudy.interface import Align, Batch, Network, Outputs, Setup
-from understudy.methods.term import Term, build_terms
+from understudy.methods.term import Term, build_terms, judging_terms
 from understudy.models import family, known_roles
 from understudy.taps import Taps, describe, pair_stages, without_hooks
 from understudy.tasks import task_of
@@ -110,6 +110,7 @@ class Distiller(nn.Module):
         check_teachers(terms, modules)
         check_networks(student, modules)
         example = _default_example(student) if example is None else example
+        example = example.to(next(student.parameters(), example).device)
         self.student = student
         network = describe(student, example, known=known_roles(student), overrides=student_taps)
         taps = (teacher_taps or {}) if isinstance(teacher, Mapping) else {ONLY: teacher_taps}
@@ -132,7 +133,8 @@ class Distiller(nn.Module):
         for term in terms:
             if network.detects:
                 self._object(term)
-            _check_pair(term, self._setups[term.teacher])
+            for name in [term.teacher] if term.teacher is not None or not modules else modules:
+                _check_pair(term, self._setups[name])
             self._object(term)
         self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
         self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
@@ -219,6 +221,8 @@ class Distiller(nn.Module):
             ValueError: a term needs labels, positions in the training set or unmixed images, and got none of them.
         """
         active = [(term, term.weight.at(epoch)) for term in self.active(epoch)]
+        if isinstance(self._run_student, Compiled):
+            self.check_compiled(epoch)
         if targets is None:
             for term, _ in active:
                 if term.method.uses_labels:
@@ -316,13 +320,20 @@ class Distiller(nn.Module):
             scale: this part's share of the batch, of all processes together (1 without accumulation).
 
         Raises:
-            ValueError: the forward kept no graph (``torch.no_grad``), or nothing that it read can be trained.
+            ValueError: the forward kept no graph (``torch.no_grad``), or nothing that it read can be trained; or other
+                parameters are trained than in the batch's earlier parts.
         """
+        self._backward.follow(dict(self._trainable()))
         self._backward(out, last=last, scale=scale)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets all gradients, those of the parts of a batch that was never finished among them."""
+        """Forgets all gradients, those of the parts of a batch that was never finished among them.
+
+        With ``shard`` those parts are FSDP2's, which drops none: finish such a batch.
+        """
         super().zero_grad(set_to_none)
+        for parameter in () if self._shards is None else self._shards.own.values():
+            parameter.grad = None
         self._backward.forget()
 
     def compile_student(self, backend: str | Callable[..., Any] = "inductor") -> None:
@@ -336,11 +347,20 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: something else is on that needs the student's graph in parts.
+
+        Note:
+            A compiled student has a gradient of 0 where a loss does not reach, and weight decay works there; so a
+            forward in which no term reads the logits is refused (:meth:`check_compiled`).
         """
         if self.align not in ("none", "released"):
             raise ValueError(
                 f"gradients.align must be none or released where train.compile is on, got {self.align}: which "
                 "parameters a loss does not reach cannot be seen in a compiled student. Turn train.compile off"
+            )
+        if self._backward.twin:
+            raise ValueError(
+                "gradients.twin must be off where train.compile is on, got both: a compiled backward takes one "
+                "gradient at a time. Turn one of them off"
             )
         if self._shards is not None:
             raise ValueError(
@@ -352,6 +372,19 @@ class Distiller(nn.Module):
                 "image. Turn it off"
             )
         self._run_student = Compiled(self.student, backend)
+
+    def check_compiled(self, epoch: int) -> None:
+        """Refuses an epoch (0-based) of which no term reads the logits, so that what lies behind would only decay.
+
+        Raises:
+            ValueError: with the terms that are active then.
+        """
+        active = self.active(epoch)
+        if active and not judging_terms(active):
+            raise ValueError(
+                f"train.compile must be off where no term reads the student's logits, got {active[0].label!r} alone "
+                f"in epoch {epoch + 1}: weights that it does not reach would decay. Turn it off"
+            )
 
     def active(self, epoch: int) -> list[Term]:
         """Returns the terms that have a weight in an epoch (0-based); the others are not computed."""

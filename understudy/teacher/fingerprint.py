@@ -54,6 +54,8 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
     height, width = source.image_set.image_size
     augment = source.augment
     other = {} if source.memory_format == torch.channels_last else {"layout": "contiguous"}
+    if (matmul := torch.get_float32_matmul_precision()) != "highest":
+        other["matmul"] = f"float32 at {matmul}"
     return Fingerprint(
         other
         | {

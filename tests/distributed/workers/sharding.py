@@ -91,6 +91,8 @@ def steps(ranks):
                 "deployed": difference(plain, expected_logits),
                 "state": max(difference(state[n].double(), theirs[n].double()) for n in state),
             }
+            ours.zero_grad()
+            assert not any(p.grad is not None for p in ours.trainable_parameters())
             ours.close()
             whole.close()
     torch.set_default_dtype(torch.float32)

@@ -33,7 +33,10 @@ class Classifier:
     def prepare(self, path: str) -> np.ndarray:
         """Returns one image as the model was trained to see it, (channels, height, width) float32."""
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+                image = Image.fromarray(((np.asarray(image).astype(np.int64) + 128) // 257).astype(np.uint8))
+            image = image.convert("RGB" if self.channels == 3 else "L")
         # the shorter side to the model's (or to more), then the centre
         if self.resize or self.height == self.width:
             side, shorter = self.resize or self.height, min(image.size)

@@ -197,6 +197,20 @@ def test_a_folder_is_no_config_and_a_run_is_to_be_resumed(tmp_path):
         load_config(tmp_path)
 
 
+def test_overrides_are_read_as_a_file_is():
+    read = parse_overrides(
+        ["a=[1e-3, -2e-2, .5e1]", "b={x: 1e-1}", "c=1e-3", 'd="1e5"', "e=1e", "f=runs/1e5x"]
+    )
+    assert read == {
+        "a": [1e-3, -2e-2, 5.0],
+        "b": {"x": 0.1},
+        "c": 1e-3,
+        "d": "1e5",
+        "e": "1e",
+        "f": "runs/1e5x",
+    }
+
+
 @pytest.mark.parametrize("argument", ["epochs", "=5", "train.epochs=[1"])
 def test_a_wrong_override_is_refused(argument):
     with pytest.raises(ValueError, match="override"):

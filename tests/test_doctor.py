@@ -39,6 +39,32 @@ def config_of(digits_config, path, **changes):
     return {**digits_config, "teacher": {"model": "cnn_tiny", "weights": str(path), **changes}}
 
 
+def test_a_batch_is_cut_as_the_run_cuts_it(digits_config, weights, monkeypatch):
+    seen = []
+    forward = us.Distiller.forward
+
+    def counted(distiller, images, *rest, **options):
+        seen.append(len(images))
+        return forward(distiller, images, *rest, **options)
+
+    monkeypatch.setattr(us.Distiller, "forward", counted)
+    config = config_of(digits_config, weights / "run" / "student.safetensors")
+    config["train"] = config["train"] | {"batch_size": 64, "accumulate": 4}
+    assert find(doctor(config, quiet=True), "losses")["status"] == "ok"
+    assert max(seen) == 16
+
+
+def test_several_seeds_and_views_that_never_come_again_are_weighed(digits_config, weights):
+    config = config_of(digits_config, weights / "run" / "student.safetensors")
+    one = doctor(config, quiet=True)
+    several = doctor({**config, "train": config["train"] | {"seeds": [0, 1, 2]}}, quiet=True)
+    assert find(several, "memory")["figures"]["needed"] > find(one, "memory")["figures"]["needed"]
+    endless = {**config, "data": config["data"] | {"augment": {"name": "resized_crop"}}}
+    table = find(doctor(endless, quiet=True), "table")
+    assert table["figures"] == {"possible": False}
+    assert "no view comes again" in table["text"]
+
+
 def test_a_sound_config_has_nothing_to_mend_and_leaves_nothing(digits_config, weights):
     result = doctor(config_of(digits_config, weights / "run" / "student.safetensors"), quiet=True)
     assert result["status"] == "ok"

@@ -298,7 +298,7 @@ class GradientsConfig(_Strict):
     """``none`` adds both up; the others are in docs/methods.md (Gradient alignment)."""
     twin: bool = False
     """Whether both gradients come of one vectorised backward pass (``released``, ``backbone``, ``paper``): half the
-    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured. Several processes take two passes; not with
+    kernels on twice the data. Slower on a CPU; on a GPU it has not been measured. Several processes take two. Not with
     ``train.compile``."""
 
 
@@ -674,11 +674,9 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         if not equals or not key:
             raise ValueError(f"overrides must look like key=value, got {argument!r}. Example: train.epochs=5")
         try:
-            overrides[key] = yaml.safe_load(text)
+            overrides[key] = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
             raise ValueError(f"the value of an override must be YAML, got {argument!r}. Quote it") from None
-        if isinstance(overrides[key], str):
-            overrides[key] = _number(overrides[key])
     return overrides
 
 
@@ -803,11 +801,8 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _scalar)
 
 def _number(text: str) -> Any:
     """Returns ``1e-3`` as a number, which YAML 1.1 reads as a string."""
-    if text[:1].isdigit() and "e" in text.lower():
-        try:
-            return float(text)
-        except ValueError:
-            return text
+    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", text):
+        return float(text)
     return text
 
 

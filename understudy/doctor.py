@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
+from operator import itemgetter
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from understudy.build import Built, build, eval_batches, process, train_loader
 from understudy.clock import clock
 from understudy.config import Config, load_config
-from understudy.data import BoxSet, MaskSet, MultiLabelSet, Splits
+from understudy.data import BoxSet, MaskSet, MultiLabelSet, Splits, TrainLoader
 from understudy.data.normalisation import PUBLISHED
 from understudy.data.splits import kinds
 from understudy.data.undecoded import Undecoded
@@ -26,6 +27,7 @@ from understudy.models import Translated
 from understudy.models.translated import untranslated
 from understudy.teacher.assemble import can_answer_ahead
 from understudy.teacher.auto import expected_hits
+from understudy.teacher.layout import DTYPES
 from understudy.widest import widen
 
 Status = Literal["ok", "warning", "error"]
@@ -263,7 +265,7 @@ def _teachers(built: Built, device: torch.device) -> Iterator[Finding]:
 
 
 def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built: Built) -> Finding:
-    classes, count = built.data.num_classes, len(batch.target)
+    classes, count, key = built.data.num_classes, len(batch.target), built.config.guide_key(name)
     right = 100 * widen(logits.argmax(dim=1) == batch.target).mean().item()
     chance = 100 / classes
     noise = 300 * (chance / 100 * (1 - chance / 100) / count) ** 0.5  # three standard deviations, in percent
@@ -275,11 +277,13 @@ def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built:
     better = _normalisations(module, batch, built)
     if reordered > max(2 * chance + noise, better[1]):
         figures["reordered"] = reordered
-        text += f": its classes are in another order ({reordered:.1f}% if matched). Set teacher.classes"
+        text += f": its classes are in another order ({reordered:.1f}% if matched). Set {key}.classes"
     elif better[1] > right + noise:
         what, value, mean, std = better
         figures["normalisation"] = {"name": what, "accuracy": value, "mean": list(mean), "std": list(std)}
-        text += f": with normalisation {what!r} {value:.1f}%. Set teacher.mean={list(mean)} teacher.std={list(std)}"
+        found = {"mean": mean, "std": std}
+        given = (f"{key}.{part}=[{','.join(f'{n:g}' for n in row)}]" for part, row in found.items())
+        text += f": with normalisation {what!r} {value:.1f}%. Set {' '.join(given)}"
     else:
         text += ": it knows nothing of these classes. Check its weights, its classes and its normalisation"
     return Finding(name, "warning", text, figures)
@@ -375,24 +379,17 @@ def _memory(built: Built, device: torch.device) -> Finding:
     guides = distiller.guides.teachers.values()
     teachers = sum(p.numel() * p.element_size() for t in guides for p in t.module.parameters())
     states = {"sgd": 1 if train.optimizer.momentum else 0, "adamw": 2}[train.optimizer.name]
-    kept: dict[int, int] = {}
-
-    def weigh(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     if distiller.needs_prepare:
         distiller.prepare([_labelled(built, device)])
-    batch = _sample(built, device, _SAVED)
-    parameters = {p.untyped_storage().data_ptr() for p in distiller.parameters()}
     distiller.train()
-    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
-        out = _forward(built, batch)
-    activations = sum(size for place, size in kept.items() if place not in parameters) / len(batch.target)
-    del out
+    (few, small), (many, large) = (_saved(built, device, count) for count in (_SAVED // 2, _SAVED))
+    activations = (large - small) / (many - few) if many > few else large / many
+    constant = max(
+        0.0, large - activations * many
+    )  # weights in bf16 are kept once, however many images there are
     images = -(-train.batch_size // train.accumulate)
-    needed = weights * (2 + states) + teachers + activations * images
+    students = len(train.seeds or [0])
+    needed = students * weights * (2 + states) + teachers + constant + activations * images
     room = available(device)
     figures = {"needed": int(needed), "room": room, "activations_an_image": int(activations)}
     text = f"a step of {images} images keeps about {_gib(needed)} of {_gib(room)} ({device.type})"
@@ -403,10 +400,28 @@ def _memory(built: Built, device: torch.device) -> Finding:
     return Finding("memory", "warning" if needed > 0.6 * room else "ok", text, figures)
 
 
+def _saved(built: Built, device: torch.device, count: int) -> tuple[int, int]:
+    """Returns how many images were run forward, at most ``count``, and the bytes that were kept for the backward."""
+    kept: dict[int, int] = {}
+
+    def weigh(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    batch = _sample(built, device, count)
+    parameters = {p.untyped_storage().data_ptr() for p in built.distiller.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor):
+        out = _forward(built, batch)
+    size = sum(size for place, size in kept.items() if place not in parameters)
+    del out
+    return len(batch.target), size
+
+
 def available(device: torch.device) -> int:
-    """Returns the bytes that are free on a GPU, or built into this machine: caches give way."""
+    """Returns the bytes of a GPU that others leave, or built into this machine: caches give way."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -416,9 +431,7 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
     distiller, train = built.distiller, built.config.train
     distiller.train()
     batch = next(loader.epoch(0))
-    out = _forward(built, batch)
-    distiller.backward(out)
-    terms = {name: float(value.detach()) for name, value in out.terms.items()}
+    terms = _step(built, loader, batch)
     wrong = [name for name, value in terms.items() if not abs(value) < float("inf")]
     shown = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
     if wrong:
@@ -431,8 +444,10 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
     times = {
         "data": _timed(device, lambda: next(batches)),
         "teacher": _timed(device, lambda: [t(asked) for t in distiller.guides.teachers.values()]),
-        "step": _timed(device, lambda: distiller.backward(_forward(built, batch))),
+        "step": _timed(device, lambda: _step(built, loader, batch)),
     }
+    seeds = len(train.seeds or [0])
+    times["step"] += (seeds - 1) * max(times["step"] - times["teacher"], 0.0)  # who share the teacher
     distiller.zero_grad(set_to_none=True)
     images = built.data.train.images
     workers = images.workers if isinstance(images, Undecoded) else 0  # they load while a step is computed
@@ -440,7 +455,8 @@ def _steps(built: Built, device: torch.device) -> Iterator[Finding]:
     whole = waiting + times["step"]
     speed = len(batch.images) / whole
     hours = whole * loader.steps_per_epoch * train.epochs / 3600
-    text = f"{1000 * whole:.0f} ms a step, {speed:,.0f} images/s, {_hours(hours)} in all; "
+    of = "a link of the chain" if built.config.assistants or built.config.generations > 1 else "in all"
+    text = f"{1000 * whole:.0f} ms a step, {speed:,.0f} images/s, {_hours(hours)} {of}; "
     text += f"{'waiting for images' if workers else 'loading'} {waiting / whole:.0%}, "
     text += f"teacher {times['teacher'] / whole:.0%}"
     slow = waiting > 0.3 * whole
@@ -459,19 +475,37 @@ def _table(built: Built, share: float) -> Finding:
         why = "it scores the student's own boxes"
     if why is None and not all(can_answer_ahead(t.roles) and not t.network.dense for t in guides):
         why = "it must show maps"
+    augment = train_loader(built, torch.device("cpu")).augment
+    if why is None and not augment.finite:
+        why = "no view comes again (data.augment.fixed)"
     if why is not None:
         text = f"no table keeps what the teacher says: {why}"
         return Finding("table", "ok", text, {"possible": False})
-    views, epochs = train_loader(built, torch.device("cpu")).augment.num_views, built.config.train.epochs
-    width = sum(sum(teacher.network.shapes[role]) for teacher in guides for role in teacher.roles)
+    views, epochs = augment.num_views, built.config.train.epochs
+    row = sum(
+        DTYPES[built.config.guides[name].table_dtype].itemsize * sum(teacher.network.shapes[role])
+        for name, teacher in built.distiller.guides.teachers.items()
+        for role in teacher.roles
+    )
     hits = expected_hits(epochs, views)
     distinct = (1 - hits) * epochs * len(built.data.train)
-    text = (
-        f"remembering the teacher takes {_gib(4 * width * distinct)} and saves {hits * share:.0%} of the run"
-    )
+    text = f"remembering the teacher takes {_gib(row * distinct)} and saves {hits * share:.0%} of the run"
     return Finding(
-        "table", "ok", text, {"possible": True, "bytes": int(4 * width * distinct), "saved": hits * share}
+        "table", "ok", text, {"possible": True, "bytes": int(row * distinct), "saved": hits * share}
     )
+
+
+def _step(built: Built, loader: TrainLoader, batch: Batch) -> dict[str, float]:
+    """Takes the gradients of a batch in as many parts as the run will; returns its terms."""
+    shares = [counts[0] for counts in loader.shares(0)]
+    terms, stop = dict[str, float](), 0
+    for i, size in enumerate(shares):
+        rows = slice(stop, stop := stop + size)
+        out = _forward(built, batch.each(itemgetter(rows)) if len(shares) > 1 else batch)
+        built.distiller.backward(out, last=i == len(shares) - 1, scale=size / sum(shares))
+        for name, value in out.terms.items():
+            terms[name] = terms.get(name, 0.0) + float(value.detach()) * size / sum(shares)
+    return terms
 
 
 def _forward(built: Built, batch: Batch) -> Any:

@@ -156,6 +156,8 @@ def suggested_size(data: str, train: str | None) -> int | None:
     Looks at the sizes of the first images of a folder or parquet file: the median of their shorter sides, at most
     224, a multiple of 8.
     """
+    if data in ("flowers102", "food101", "oxford_pets"):  # photos of all sizes
+        return _USUAL
     sizes = list(_sizes(data, train))
     if not sizes or (len(set(sizes)) == 1 and max(sizes[0]) <= _USUAL):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -275,7 +276,7 @@ def _command(folder: Path) -> str:
     search = of_search.get(folder.name) or of_search.get(folder.parent.name)
     if search is not None and (search / DATABASE).exists():
         return "the same understudy tune"
-    return f"understudy resume {folder}"
+    return f"understudy resume {shlex.quote(str(folder))}"
 
 
 def conclude(verb: str, job: Job, built: Built) -> Run:
@@ -360,7 +361,7 @@ def _last_state(job: Job, anyway: bool) -> dict[str, Any] | None:
     if others and not anyway:
         raise ValueError(
             f"a run must go on with what it began with, got other {', '.join(others[:5])} for {job.folder}. Put back "
-            f"what was there, or go on all the same: understudy resume {job.folder} --changed"
+            f"what was there, or go on all the same: understudy resume {shlex.quote(str(job.folder))} --changed"
         )
     if others:
         job.console.say(f"from here on with other {', '.join(others)}")

@@ -131,7 +131,8 @@ def study(
         }
         spent = [run["seconds"] or 0.0 for row in table["arms"] for run in row["runs"]]
         table["seconds"] = round(sum(spent), 1)  # of training, however often the study was stopped
-        _add_published(table["arms"], _published(base) if known is None else known)
+        if metric in ("test/acc1", "test/ap"):  # which is what is printed
+            _add_published(table["arms"], _published(base) if known is None else known)
         table["verdicts"] = verdicts(arm_lines(table))
         write_json(folder / "study.json", table)
         write_tables(folder, table)

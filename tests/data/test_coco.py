@@ -129,6 +129,9 @@ BAD = {
     "half a pixel": (_with("images", width=96.5), r"whole numbers of pixels, got 96.5 and 64 in image 40"),
     "a text for a side": (_with("images", height="64"), r"whole numbers of pixels, got 96 and '64' in image 40"),
     "area": (_with("annotations", area="large"), r"area must be a number of pixels, got 'large' in annotation 1"),
+    "outside": (_with("images", file_name="../../secret.png"), r"got '../../secret.png', which leads out of it"),
+    "a list for an id": (_with("annotations", image_id=[40]), r"every image_id of annotations .* a number, or a text"),
+    "two kinds of ids": (_with("categories", id="1"), r"every id of categories .* got 2 kinds: int, str"),
     "file": (_with("images", file_name="none.png"), r"none.png must be an image that can be read"),
     "classes": (_with("categories", name="ring"), r"train and val must have the same categories"),
 }  # fmt: skip

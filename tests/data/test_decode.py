@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional as TF
 
 from understudy.data.decode import Stack, decode
@@ -71,6 +71,14 @@ def test_the_orientation_tag_of_a_camera_is_obeyed():
     exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
     array = colour(6, 4)
     assert np.array_equal(decode(encoded(array, exif=exif)), np.rot90(array, -1).transpose(2, 0, 1))
+
+
+def test_a_damaged_tag_beside_whole_pixels_says_nothing():
+    array = colour(6, 4)
+    data = encoded(array, exif=b"Exif\x00\x00no such thing")
+    with Image.open(io.BytesIO(data)) as image, pytest.raises(Exception, match="not a TIFF"):
+        ImageOps.exif_transpose(image)
+    assert np.array_equal(decode(data), array.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 40), (33, 47), (8, 8), (5, 64), (32, 32)])

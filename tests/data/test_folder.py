@@ -102,6 +102,12 @@ def test_one_folder_for_train_and_test_is_refused(tree):
         load("imagefolder", train=tree / "train", test=tree / "train" / ".." / "train")
 
 
+def test_a_test_folder_within_the_training_folder_is_refused(tree):
+    (tree / "test").rename(tree / "train" / "test")
+    with pytest.raises(ValueError, match="must lie beside each other"):
+        load("imagefolder", train=tree / "train", test=tree / "train" / "test")
+
+
 def test_a_single_class_is_refused(tmp_path):
     (tmp_path / "only").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "only" / "a.png")

@@ -88,6 +88,33 @@ def test_one_table_is_not_train_and_test(images):
         load("manifest", train=path, test=path)
 
 
+def test_two_tables_share_no_image(images):
+    train, test = table(images, ROWS), table(images, ROWS[3:4], "test.csv")
+    with pytest.raises(ValueError, match=r"must share no image, got 1 in both, the first .*3\.png"):
+        load("manifest", train=train, test=test)
+
+
+@pytest.mark.parametrize(("row", "what"), [("images/0,png,cat", "more"), ("images/0.png", "fewer")])
+def test_rows_of_other_cells_than_columns_are_named(images, row, what):
+    path = images / "train.csv"
+    path.write_text(f"image,label\nimages/1.png,dog\n{row}\n")
+    with pytest.raises(ValueError, match=f"must have a cell for each column, got {what} in row 2"):
+        load("manifest", train=path)
+
+
+@pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
+def test_what_is_no_end_of_a_line_ends_none(images, name):
+    rows = [(path, "a\u2028b\x85c", label) for path, label in ROWS]
+    path = images / name
+    if name == "train.csv":
+        lines = ["image,caption,label", *(",".join(row) for row in rows)]
+    else:
+        keys = ("image", "caption", "label")
+        lines = [json.dumps(dict(zip(keys, row, strict=True)), ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert load("manifest", train=path).train.targets.tolist() == [0, 1, 0, 1, 0, 1]
+
+
 def test_columns_and_root_can_be_named(images):
     rows = [(p.removeprefix("images/"), label) for p, label in ROWS]
     path = table(images, rows, columns=("file", "kind"))

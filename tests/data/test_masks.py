@@ -205,3 +205,7 @@ def test_voc(tmp_path):
     assert bool((data.train.targets[0, 12:] == 255).all())
     with pytest.raises(ValueError, match=r"must hold ImageSets/Segmentation/other.txt"):
         load("voc", root=str(tmp_path), train="other")
+    both = tmp_path / "ImageSets" / "Segmentation" / "trainval.txt"
+    both.write_text("train\nval\n")
+    with pytest.raises(ValueError, match=r"must share no image, got 1 in both, the first .*val\.jpg"):
+        load("voc", root=str(tmp_path), train="trainval", image_size=16)

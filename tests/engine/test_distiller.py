@@ -368,6 +368,12 @@ def test_parameters_that_are_added_up_have_gradients_of_their_own():
     assert student.base.grad.data_ptr() != student.delta.grad.data_ptr()
 
 
+@pytest.mark.parametrize("losses", [[{"name": "ce"}, {"name": "at"}], [{"name": "ce"}, {"name": "ijckd"}]])
+def test_alignment_at_the_feature_needs_a_loss_that_passes_it(losses):
+    with pytest.raises(ValueError, match=r"must not be feature where .*Use backbone"):
+        prepared(losses, align="feature")
+
+
 def test_every_one_of_several_teachers_must_fit_a_term_that_reads_all():
     teachers = {"a": us.create_model("cnn_small", 10), "b": us.create_model("cnn_small", 7)}
     with pytest.raises(ValueError, match="10"):

@@ -35,9 +35,9 @@ def files(digits_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """A photograph in colour, wide; a high one in grey; one of the network's own size; and one turned by its camera."""
+    """A photograph in colour, wide; a high one in grey; one of the network's own size; one turned; 16 bits."""
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    paths = [folder / f"{i}.png" for i in range(4)]
+    paths = [folder / f"{i}.png" for i in range(5)]
     Image.fromarray(random.integers(0, 256, (30, 47, 3), dtype=np.uint8)).save(paths[0])
     Image.fromarray(random.integers(0, 256, (61, 20), dtype=np.uint8)).save(paths[1])
     Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).save(paths[2])
@@ -45,6 +45,7 @@ def pictures(tmp_path_factory):
     exif = turned.getexif()
     exif[0x0112] = 6  # orientation: a quarter turn
     turned.save(paths[3], exif=exif)
+    Image.fromarray(random.integers(0, 65536, (12, 9)).astype(np.uint16)).save(paths[4])
     return paths
 
 

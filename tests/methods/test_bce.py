@@ -81,6 +81,8 @@ def test_auto_is_without_over_with_of_the_known_labels():
     rows = torch.tensor([[1, 0, 0], [0, 0, -1], [0, 1, -1], [0, 1, 0], [-1, -1, -1]], dtype=torch.int8)
     assert term(rows, multilabel=True) == [3.0, 1.0, 1.0]
     assert term(torch.tensor([0, 0, 1, 2, -1])) == [1.0, 3.0, 3.0]
+    everywhere = torch.tensor([[1, 0, 1], [1, 1, -1]], dtype=torch.int8)
+    assert term(everywhere, multilabel=True) == [1.0, 1.0, 1.0]  # one that all have is learned, too
 
 
 def test_wrong_weights_are_one_line():

@@ -232,6 +232,10 @@ NAMES = ["tabby", "beagle", "lynx", "poodle"]
 def test_classes_are_matched_by_name_number_and_list():
     assert match_classes(["poodle", "lynx"], "name", NAMES, 4) == [[3], [2]]
     assert match_classes(["cat", "dog"], [[0, 2], ["beagle", 3]], NAMES, 4) == [[0, 2], [1, 3]]
+    cranes = ["crane", "dog", "crane"]
+    with pytest.raises(ValueError, match=r"the name of 0 and 2\. Give the number"):
+        match_classes(["crane"], "name", cranes, 3)
+    assert match_classes(["dog"], "name", cranes, 3) == [[1]]
     assert match_classes(["cat", "dog"], {"dog": 1, "cat": ["lynx", 0]}, NAMES, 4) == [[2, 0], [1]]
     assert match_classes(["0", "1"], {0: 7, 1: 5}, None, 9) == [[7], [5]]
 

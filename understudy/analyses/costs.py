@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from pathlib import Path
-
-import torch
 
 from understudy.analyses.contract import Finding, Sheet, Value
-from understudy.build import build, process
-from understudy.config import load_config
 from understudy.report.folder import StudyFolder, items, number, string
 from understudy.report.plots import Curve, Curves
 from understudy.report.study_page import metric_title
@@ -28,7 +23,7 @@ def costs(study: StudyFolder) -> Finding:
         timed = [value for value in seconds if value is not None]
         if not scores:
             continue
-        extra = _extra(study.path / string(runs[0], "path")) if runs[0].get("path") else None
+        extra = number(runs[0], "extra_parameters")
         rows.append(
             [
                 string(arm, "name"),
@@ -70,14 +65,3 @@ def _seconds_an_epoch(study: StudyFolder, path: object, seconds: float | None) -
         return None
     epochs = number(study.runs[path].result, "epochs")
     return seconds / epochs if epochs else None
-
-
-def _extra(folder: Path) -> int | None:
-    """Returns how many parameters the terms of a run train beside the student; ``None`` where the run is gone."""
-    if not (folder / "config.yaml").is_file():
-        return None
-    config = load_config(folder / "config.yaml", {"output": str(folder), "train.device": "cpu"})
-    with process(config), torch.no_grad():
-        distiller = build(config, torch.device("cpu")).distiller
-        distiller.close()
-        return sum(p.numel() for p in distiller.heads.parameters() if p.requires_grad)

@@ -89,7 +89,8 @@ def projection(pair: Pair, train: Seen) -> tuple[nn.Module, str]:
     for term in pair.distiller.terms:
         heads = pair.distiller.heads[term.label]
         if (
-            isinstance(heads, nn.ModuleDict)
+            pair.distiller.replacing is None  # else the feature is the connected one
+            and isinstance(heads, nn.ModuleDict)
             and "project" in heads
             and term.method.student_roles == ("feature",)
         ):

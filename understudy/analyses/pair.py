@@ -233,7 +233,9 @@ class Pair:
 
     def transplant(self) -> Transplant | None:
         """Returns the teacher's classifier on the student's connected map, where a term has one."""
-        for heads in self.distiller.heads.values():
+        replacing = self.distiller.replacing
+        labels = self.distiller.heads if replacing is None else [replacing.label]  # which is what is deployed
+        for heads in (self.distiller.heads[label] for label in labels):
             if isinstance(heads, nn.ModuleDict) and "transplant" in heads:
                 found = heads["transplant"]
                 return found if isinstance(found, Transplant) else None

@@ -170,6 +170,18 @@ def _parse(file: Path) -> dict[str, list[dict[str, Any]]]:
                     f"every entry of {part} in {file} must have {', '.join(keys)}, got one without "
                     f"{', '.join(missing)}: {str(entry)[:80]}. Correct it"
                 )
+    for part, key in (
+        ("images", "id"),
+        ("categories", "id"),
+        ("annotations", "image_id"),
+        ("annotations", "category_id"),
+    ):
+        kinds = {type(entry[key]) for entry in content[part]}
+        if not kinds <= {int, str} or (len(kinds) > 1 and part == "categories"):
+            raise ValueError(
+                f"every {key} of {part} in {file} must be a number, or a text in all, got {len(kinds)} kinds: "
+                f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Correct them"
+            )
     for part in ("images", "categories"):
         numbers = Counter(str(entry["id"]) for entry in content[part])
         twice = next((number for number, count in numbers.items() if count > 1), None)
@@ -209,10 +221,19 @@ def _images(
         number = numbers[category]
         rows[image].append([0.0 if crowd else number, left, top, right, bottom, crowd and number, area])
     images = [
-        _Image(folder / str(entry["file_name"]), *sizes[entry["id"]], rows[entry["id"]])
+        _Image(_within(folder, str(entry["file_name"]), file), *sizes[entry["id"]], rows[entry["id"]])
         for entry in content["images"]
     ]
     return images, dropped
+
+
+def _within(folder: Path, name: str, file: Path) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"every file_name in {file} must be of a file in {folder}, got {name!r}, which leads out of it. Correct it"
+        )
+    return path
 
 
 def _size(entry: Mapping[str, Any], file: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 _THREADS = 2  # Pillow decodes outside the GIL; two keep a small machine busy without crowding it
@@ -58,8 +58,7 @@ def decode(
         with _opened(source) as opened:
             if getattr(opened, "n_frames", 1) > 1 and opened.format not in _FIRST_OF_SEVERAL:
                 raise ValueError(f"an animation of {opened.n_frames} frames, not one image")
-            ImageOps.exif_transpose(opened, in_place=True)
-            image = _eight_bits(opened).convert("RGB" if channels == 3 else "L")
+            image = _eight_bits(_upright(opened)).convert("RGB" if channels == 3 else "L")
     except UnidentifiedImageError:
         raise ValueError("no known image format") from None
     except Exception as error:  # a damaged file makes Pillow raise whatever its decoder stumbles over
@@ -77,6 +76,27 @@ def _opened(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         return source.copy()
     return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Returns an image turned as the camera was held; a damaged tag beside whole pixels says nothing."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever its reader stumbles over
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what undoes it."""
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -45,8 +45,14 @@ def read_folder(
     folders = {"train": Path(train).expanduser()}
     if test is not None:
         folders["test"] = Path(test).expanduser()
-        if folders["test"].resolve() == folders["train"].resolve():
+        one, other = (folder.resolve() for folder in folders.values())
+        if one == other:
             raise ValueError(f"data.train and data.test must be two folders, got {train} for both. Divide it")
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise ValueError(
+                f"data.train and data.test must lie beside each other, got {train} and {test}, one within the other, "
+                "where its images would be a class. Move one of them"
+            )
     found = {option: _classes(folder, option) for option, folder in folders.items()}
     numbers = {name: number for number, name in enumerate(found["train"])}
     extra = next((name for name in found.get("test", {}) if name not in numbers), None)

@@ -93,7 +93,14 @@ def read_hugging_face(
             )
         sets = {
             option: _read(
-                datasets, splits[name], labels[option], classes, f"{root}/{name}", image_column, form
+                datasets,
+                splits[name],
+                labels[option],
+                classes,
+                f"{root}/{name}",
+                image_column,
+                form,
+                unlabelled=option == "train",
             )
             for option, name in names.items()
         }
@@ -184,12 +191,15 @@ def _read(
     name: str,
     image: str,
     form: Form,
+    *,
+    unlabelled: bool,
 ) -> ImageSet:
     rows = _Rows(split.cast_column(image, datasets.Image(decode=False)), image, name)
     images = read_images(rows, name, form)
     if isinstance(labels, Tensor):
         return ImageSet.read(images, labels, classes, name)
-    return MultiLabelSet.read(images, from_numbers(labels, len(classes), name), classes, name)
+    numbers = from_numbers(labels, len(classes), name)
+    return MultiLabelSet.read(images, numbers, classes, name, unlabelled=unlabelled)
 
 
 class _Rows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +14,20 @@ from understudy.data.undecoded import Undecoded
 
 MOST_CLASSES = 1_000_000
 """More are no classes, but numbers of images or of moments in a column of the wrong name."""
+
+
+def check_apart(train: Iterable[Path], test: Iterable[Path]) -> None:
+    """Refuses files that are trained on and measured.
+
+    Raises:
+        ValueError: with how many there are, and the first.
+    """
+    shared = {path.resolve() for path in train} & {path.resolve() for path in test}
+    if shared:
+        raise ValueError(
+            f"data.train and data.test must share no image, got {len(shared):,} in both, the first {min(shared)}. "
+            "Take them out of one, or use data.val"
+        )
 
 
 def numbered(highest: int, name: str) -> tuple[str, ...]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from understudy.data.images import ImageSet, numbered
+from understudy.data.images import ImageSet, check_apart, numbered
 from understudy.data.multilabel import MultiLabelSet, Rows, are_numbers, as_number, from_columns, from_names
 from understudy.data.undecoded import Files, Form, Resident, read_images
 
@@ -81,12 +82,10 @@ def read_manifest(
     else:
         kind, (classes, targets) = ImageSet, _one_each(rows, label_column, tables)
     sets, form = {}, Form(image_size, channels, max_gib, resident, workers, resize)
+    files = {option: list(_files(rows[option], image_column, root, path)) for option, path in tables.items()}
+    check_apart(files["train"], files.get("test", []))
     for option, path in tables.items():
-        folder = path.parent if root is None else Path(root).expanduser()
-        files = [
-            _file(row, image_column, folder, f"{path} row {i}") for i, row in enumerate(rows[option], start=1)
-        ]
-        images = read_images(Files(files), str(path), form)
+        images = read_images(Files(files[option]), str(path), form)
         sets[option] = kind.read(images, targets[option], classes, str(path), unlabelled=option == "train")
     return sets["train"], sets.get("test")
 
@@ -117,9 +116,11 @@ def _rows(path: Path, option: str) -> list[Mapping[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
+            return _whole(list(csv.DictReader(io.StringIO(text, newline=""))), path)
         found = (
-            json.loads(text) if path.suffix == ".json" else [json.loads(x) for x in text.splitlines() if x]
+            json.loads(text)
+            if path.suffix == ".json"
+            else [json.loads(line) for line in text.split("\n") if line.strip()]
         )
     except (ValueError, csv.Error) as error:
         raise ValueError(
@@ -130,6 +131,17 @@ def _rows(path: Path, option: str) -> list[Mapping[str, Any]]:
             f"{path} must hold a list of objects, one an image, got something else. Correct the file"
         )
     return found
+
+
+def _whole(rows: Sequence[dict[Any, Any]], path: Path) -> list[Mapping[str, Any]]:
+    """Refuses rows of more or fewer cells than there are columns, most often a comma that is not quoted."""
+    for i, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"every row of {path} must have a cell for each column, got {'more' if None in row else 'fewer'} in "
+                f"row {i}. Quote what has commas in it"
+            )
+    return list(rows)
 
 
 def _label(row: Mapping[str, Any], column: str) -> str | None:
@@ -146,6 +158,14 @@ def _classes(labels: Sequence[str], path: Path) -> tuple[str, ...]:
     if are_numbers(labels):
         return numbered(max(map(int, labels)), str(path))
     return tuple(sorted(set(labels)))
+
+
+def _files(
+    rows: Sequence[Mapping[str, Any]], column: str, root: str | Path | None, table: Path
+) -> Iterator[Path]:
+    folder = table.parent if root is None else Path(root).expanduser()
+    for i, row in enumerate(rows, start=1):
+        yield _file(row, column, folder, f"{table} row {i}")
 
 
 def _file(row: Mapping[str, Any], column: str, root: Path, where: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from understudy.data.images import check_apart
 from understudy.data.masks import MaskSet, Pair, read_pairs
 
 _EXTENSIONS = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -63,15 +64,18 @@ def read_mask_folder(
     folder = _root(root)
     classes = _class_names(folder / "classes.txt")
 
-    def read(split: str) -> MaskSet:
+    def pairs(split: str) -> list[Pair]:
         images = folder / "images" / split
-        pairs = [
+        return [
             Pair(path, (folder / "labels" / split / path.relative_to(images)).with_suffix(".png"))
             for path in _files(images, "images/SPLIT")
         ]
-        return read_pairs(pairs, classes, str(images), image_size=image_size, max_gib=max_gib)
 
-    return _both(read, train, test)
+    def read(found: list[Pair], split: str) -> MaskSet:
+        name = str(folder / "images" / split)
+        return read_pairs(found, classes, name, image_size=image_size, max_gib=max_gib)
+
+    return _both(pairs, read, train, test)
 
 
 def read_cityscapes(
@@ -101,7 +105,7 @@ def read_cityscapes(
     """
     folder, end = _root(root), "_leftImg8bit.png"
 
-    def read(split: str) -> MaskSet:
+    def pairs(split: str) -> list[Pair]:
         images, labels = folder / "leftImg8bit" / split, folder / "gtFine" / split
         stems = [
             path.relative_to(images)
@@ -109,23 +113,26 @@ def read_cityscapes(
             if path.name.endswith(end)
         ]
 
-        def pairs(kind: str) -> list[Pair]:
+        def of(kind: str) -> list[Pair]:
             names = {stem: stem.name.removesuffix(end) + f"_gtFine_{kind}.png" for stem in stems}
             return [Pair(images / stem, labels / stem.parent / name) for stem, name in names.items()]
 
-        trained = pairs("labelTrainIds")
-        ready = bool(trained) and trained[0].mask.is_file()
+        trained = of("labelTrainIds")
+        return trained if trained and trained[0].mask.is_file() else of("labelIds")
+
+    def read(found: list[Pair], split: str) -> MaskSet:
         numbers = {value: number for number, value in enumerate(CITYSCAPES.values())}
+        ready = bool(found) and found[0].mask.name.endswith("labelTrainIds.png")
         return read_pairs(
-            trained if ready else pairs("labelIds"),
+            found,
             tuple(CITYSCAPES),
-            str(images),
+            str(folder / "leftImg8bit" / split),
             image_size=image_size,
             max_gib=max_gib,
             numbers=None if ready else numbers,
         )
 
-    return _both(read, train, test)
+    return _both(pairs, read, train, test)
 
 
 def read_voc(
@@ -154,18 +161,23 @@ def read_voc(
     """
     folder = _root(root)
 
-    def read(split: str) -> MaskSet:
-        listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+    def listing(split: str) -> Path:
+        return folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+    def pairs(split: str) -> list[Pair]:
+        listed = listing(split)
         if not listed.is_file():
             raise ValueError(
                 f"data.root must hold ImageSets/Segmentation/{split}.txt, got {folder} without. Check the path"
             )
         names = listed.read_text(encoding="utf-8").split()
         images, masks = folder / "JPEGImages", folder / "SegmentationClass"
-        pairs = [Pair(images / f"{name}.jpg", masks / f"{name}.png") for name in names]
-        return read_pairs(pairs, VOC, str(listed), image_size=image_size, max_gib=max_gib)
+        return [Pair(images / f"{name}.jpg", masks / f"{name}.png") for name in names]
 
-    return _both(read, train, test)
+    def read(found: list[Pair], split: str) -> MaskSet:
+        return read_pairs(found, VOC, str(listing(split)), image_size=image_size, max_gib=max_gib)
+
+    return _both(pairs, read, train, test)
 
 
 def _root(root: str | Path) -> Path:
@@ -175,10 +187,19 @@ def _root(root: str | Path) -> Path:
     return folder
 
 
-def _both(read: Callable[[str], MaskSet], train: str, test: str | None) -> tuple[MaskSet, MaskSet | None]:
+def _both(
+    pairs: Callable[[str], list[Pair]],
+    read: Callable[[list[Pair], str], MaskSet],
+    train: str,
+    test: str | None,
+) -> tuple[MaskSet, MaskSet | None]:
     if train == test:
         raise ValueError(f"data.train and data.test must be two splits, got {train} for both. Use data.val")
-    return read(train), None if test is None else read(test)
+    trained, measured = pairs(train), [] if test is None else pairs(test)
+    check_apart(
+        (pair.image for pair in trained), (pair.image for pair in measured)
+    )  # VOC's trainval holds val
+    return read(trained, train), None if test is None else read(measured, test)
 
 
 def _files(folder: Path, option: str) -> list[Path]:

@@ -136,6 +136,8 @@ class Distiller(nn.Module):
             for name in [term.teacher] if term.teacher is not None or not modules else modules:
                 _check_pair(term, self._setups[name])
             self._object(term)
+        if align == "feature":
+            _check_feature(terms)
         self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
         self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
         self.heads.to(example.device)
@@ -627,6 +629,18 @@ class Distiller(nn.Module):
 
 def _widened(shown: Outputs) -> dict[str, Tensor]:
     return {role: widened(tensor) for role, tensor in shown.items()}
+
+
+def _check_feature(terms: Iterable[Term]) -> None:
+    """Refuses alignment at the feature where no loss of the teacher's passes through it."""
+    replacing = [term for term in terms if term.method.replaces_classifier]
+    guides = [term for term in terms if not term.method.label_loss]
+    through = [term for term in guides if {"logits", "feature"} & set(term.method.student_roles)]
+    if replacing or (guides and not through):
+        raise ValueError(
+            f"gradients.align must not be feature where no teacher's term passes the student's feature, got "
+            f"{(replacing or guides)[0].label!r}. Use backbone"
+        )
 
 
 def _setup(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class FinishedRun:
         if status != "finished":
             raise ValueError(
                 f"export must be given a finished run, got {folder}, which is {status}. "
-                f"Go on with: understudy resume {folder}"
+                f"Go on with: understudy resume {shlex.quote(str(folder))}"
             )
         config = load_config(folder / "config.yaml")
         return cls(folder, config, result, load_predictor(folder))

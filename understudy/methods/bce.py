@@ -65,7 +65,7 @@ class BinaryCrossEntropy(LogitMethod):
 
 
 def without_over_with(setup: Setup) -> tuple[float, ...]:
-    """Returns for every class how many training images lack it, over how many have it; 1 for one that none has.
+    """Returns for every class how many training images lack it, over how many have it; 1 where none or all have it.
 
     Raises:
         ValueError: the training labels are not known.
@@ -74,9 +74,13 @@ def without_over_with(setup: Setup) -> tuple[float, ...]:
     if targets.dim() > 2:  # masks: every pixel is a sample
         targets = targets.flatten().long()
     targets = targets if targets.dim() == 2 else targets[(targets >= 0) & (targets < setup.num_classes)]
-    rows = _rows(targets, setup.num_classes)
-    there, absent = (rows == 1).sum(dim=0).tolist(), (rows == 0).sum(dim=0).tolist()
-    return tuple(without / own if own else 1.0 for own, without in zip(there, absent, strict=True))
+    if targets.dim() == 2:
+        there, absent = (targets == 1).sum(dim=0), (targets == 0).sum(dim=0)
+    else:
+        there = targets.bincount(minlength=setup.num_classes)
+        absent = len(targets) - there
+    pairs = zip(there.tolist(), absent.tolist(), strict=True)
+    return tuple(without / own if own and without else 1.0 for own, without in pairs)
 
 
 def _rows(target: Tensor, num_classes: int) -> Tensor:

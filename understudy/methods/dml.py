@@ -90,4 +90,4 @@ def _another(student: nn.Module) -> nn.Module:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 torch.nn.init.zeros_(module.bias)
-    return peer
+    return peer.requires_grad_(True)  # what the student has frozen is random here

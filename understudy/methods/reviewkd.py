@@ -49,11 +49,13 @@ class ReviewKD(Method):
 
     def resolved(self, setup: Setup) -> ReviewKD:
         """Returns the same with the stages decided."""
-        return replace(self, stages=resolve_stages(self.stages, setup, "reviewkd", place="preact"))
+        return replace(
+            self, stages=resolve_stages(self.stages, setup, "reviewkd", place=(self.student_maps, "preact"))
+        )
 
     def heads(self, setup: Setup) -> nn.ModuleDict:
         """Returns the fusion blocks, deepest first."""
-        pairs = resolve_stages(self.stages, setup, "reviewkd", place="preact")[::-1]
+        pairs = resolve_stages(self.stages, setup, "reviewkd", place=(self.student_maps, "preact"))[::-1]
         ours = [map_shape(setup.student, f"{self.student_maps}_{s}")[0] for s, _ in pairs]
         theirs = [map_shape(setup.guide, f"preact_{t}")[0] for _, t in pairs]
         if not setup.student.detects:

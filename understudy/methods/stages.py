@@ -17,7 +17,12 @@ Place: TypeAlias = Literal["stage", "preact"]
 
 
 def resolve_stages(
-    given: Stages | None, setup: Setup, name: str, *, place: Place = "stage", stem: bool = False
+    given: Stages | None,
+    setup: Setup,
+    name: str,
+    *,
+    place: Place | tuple[Place, Place] = "stage",
+    stem: bool = False,
 ) -> Stages:
     """Returns the pairs of stages a method compares: those given, checked, or else the automatic pairing.
 
@@ -25,7 +30,7 @@ def resolve_stages(
         given: the method's ``stages``.
         setup: both networks and their pairing.
         name: config name of the method, for the error.
-        place: where the method reads the stages.
+        place: where the method reads the stages, of student and teacher if they differ.
         stem: whether the method reads stage 0 too; the automatic pairing then begins with ``(0, 0)``.
 
     Raises:
@@ -49,7 +54,9 @@ def resolve_stages(
             "Name the networks' stages in the config, e.g. taps: {stage_1: layer1}"
         )
     sides = (("student", setup.student), ("teacher", setup.guide))
+    places = place if isinstance(place, tuple) else (place, place)
     for i, (side, network) in enumerate(sides):
+        place = places[i]
         found = _numbers(network, place, stem)
         for pair in pairs:
             if pair[i] not in found:

@@ -33,7 +33,9 @@ def match_classes(
         >>> match_classes(["cat", "dog"], {"cat": ["tabby", "lynx"], "dog": 1}, ["tabby", "beagle", "lynx"], 3)
         [[0, 2], [1]]
     """
-    known = {name: number for number, name in enumerate(names or ())}
+    known: dict[str, list[int]] = {}
+    for number, name in enumerate(names or ()):
+        known.setdefault(name, []).append(number)
     if mapping == BY_NAME:
         entries: Sequence[Any] = ours
         if names is None:
@@ -100,12 +102,17 @@ def _in_our_order(ours: Sequence[str], mapping: Mapping[str, Any]) -> list[Any]:
     return [mapping[name] for name in ours]
 
 
-def _number(ours: str, entry: Any, known: Mapping[str, int], count: int) -> int:
+def _number(ours: str, entry: Any, known: Mapping[str, Sequence[int]], count: int) -> int:
     if isinstance(entry, str):
         if entry not in known:
             hint = did_you_mean(entry, known) if known else "Give teacher.classes.names, or numbers"
             raise ValueError(f"class {ours!r} must be made of the teacher's classes, got {entry!r}. {hint}")
-        return known[entry]
+        if len(known[entry]) > 1:
+            raise ValueError(
+                f"class {ours!r} must be made of one class of the teacher's for each name, got {entry!r}, which is the "
+                f"name of {' and '.join(map(str, known[entry]))}. Give the number"
+            )
+        return known[entry][0]
     if not 0 <= entry < count:
         raise ValueError(
             f"class {ours!r} must be made of the teacher's classes 0 to {count - 1}, got {entry}. Check the map"

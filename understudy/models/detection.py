@@ -274,7 +274,7 @@ def _wanted(objects: Tensor, matched: Tensor, boxes: Tensor) -> Tensor:
 
 def _most_objects(sampler: Any) -> int:
     """Returns how many of the boxes that torchvision's sampler draws may be objects."""
-    return int(sampler.batch_size_per_image * sampler.positive_fraction)
+    return max(1, int(sampler.batch_size_per_image * sampler.positive_fraction))
 
 
 def _drawn(label: Tensor, key: Tensor, stream: Stream, count: int, most: int) -> tuple[Tensor, Tensor]:

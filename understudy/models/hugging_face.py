@@ -66,7 +66,12 @@ def hugging_face_model(
         if not pretrained:
             return HuggingFaceClassifier(auto.from_config(config, trust_remote_code=False))
         net, info = auto.from_pretrained(
-            place, config=config, local_files_only=local, use_safetensors=True, output_loading_info=True
+            place,
+            config=config,
+            local_files_only=local,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     wrapped = HuggingFaceClassifier(net)
     head = replace_head(wrapped, f"hf/{name}", net.config.num_labels, num_classes)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from understudy.report.confusion import read_by_class, read_confusion
 from understudy.report.examples import example_note, legend, read_examples
@@ -109,8 +110,12 @@ def _title(run: RunFolder) -> str:
 
 def _config_file(run: RunFolder) -> str:
     """Returns where the run's config lies, seen from where it was started."""
-    output = re.search(r"^output: '?([^'\n]+)'?$", run.config, re.MULTILINE)
-    return f"{output[1]}/config.yaml" if output else "config.yaml"
+    try:
+        config = yaml.safe_load(run.config)
+    except yaml.YAMLError:
+        config = None
+    output = config.get("output") if isinstance(config, dict) else None
+    return shlex.quote(f"{output}/config.yaml") if isinstance(output, str) else "config.yaml"
 
 
 def _verb(run: RunFolder) -> str:

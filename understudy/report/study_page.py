@@ -35,7 +35,7 @@ from understudy.report.tables import (
     number_cell,
 )
 from understudy.report.text_tables import interval, published_text, wins
-from understudy.tasks import TASKS
+from understudy.tasks import TASKS, task_named
 
 MOST_IMAGES = 12
 """So many misclassified images at most."""
@@ -190,6 +190,7 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
     """Returns the accuracy of every class by arm, mean over the seeds; ``None`` if no run says it."""
     columns: list[tuple[str, list[float | None]]] = []
     names: list[str] = []
+    task = task_named(None)
     for arm in arms:
         results = [
             folder.runs[path].result
@@ -201,7 +202,7 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
             continue
         if columns and len(columns[0][1]) != len(found[0]):
             continue
-        names = names or class_names(results[0])
+        names, task = names or class_names(results[0]), task_named(results[0].get("task"))
         columns.append((string(arm, "name"), [_mean_of(values) for values in zip(*found, strict=True)]))
     if not columns:
         return None
@@ -213,9 +214,7 @@ def _per_class(study: Mapping[str, Any], arms: list[Mapping[str, Any]], folder: 
         for c in range(len(columns[0][1]))
     )
     heads = (Column("Class", numeric=False), *(Column(name) for name, _ in columns))
-    metric = string(study, "metric")
-    precise = metric == "test/map" or metric.startswith("test/ap")
-    measure = "IoU" if metric == "test/miou" else "average precision" if precise else "accuracy"
+    measure = {"class_iou": "IoU", "class_ap": "average precision"}.get(task.per_class, "accuracy")
     return Table(f"Test {measure} by class in percent, mean over the seeds", heads, rows)
 
 

@@ -17,6 +17,7 @@ epochs has smaller logits than one trained for 240, and what overflows is a logi
 of a loss that is summed over a batch of 64, as the paper's Eq. 1 is written, in place of the mean of its code.
 
 Each run is an ordinary run folder and resumes; FOLDER/table.md and FOLDER/table.json are made of all that are there.
+``--again`` makes the runs of such a table; ours is results/figure2/table.json.
 """
 
 from __future__ import annotations
@@ -254,6 +255,16 @@ def cases(options: argparse.Namespace, arms: Iterable[str]) -> list[Case]:
     ]
 
 
+def again(options: argparse.Namespace) -> list[Case]:
+    """Returns the runs of a table, and sets the options that name them."""
+    table = read_json(Path(options.again))
+    chosen = [_key(run) for run in table["runs"]]
+    options.epochs = table["epochs"]
+    for name, field in {"scale": "scale", "seeds": "seed", "lr": "lr"}.items():
+        setattr(options, name, list(dict.fromkeys(getattr(case, field) for case in chosen)))
+    return chosen
+
+
 def scaled_teacher(options: argparse.Namespace, scale: float) -> str:
     """Returns the path of the teacher's weights, the classifier's multiplied; it is written if it is not there."""
     if scale == 1:
@@ -327,6 +338,7 @@ def line_of(job: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "status": result["status"],
         "message": result.get("message"),
+        "seconds": result.get("seconds"),
         "test/acc1": result["last"].get("test/acc1"),
         "val/acc1": curve,
         "argument": max(line["argument"] for line in seen),
@@ -466,10 +478,15 @@ def main() -> None:
         "--beside", help="a table.json of other folders, whose runs are put into the table, too"
     )
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
+    parser.add_argument(
+        "--again", help="make the runs of this table.json; --epochs, --seeds, --lr, --scale follow"
+    )
     options = parser.parse_args()
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [] if options.table else cases(options, options.arms)
+    todo = again(options) if options.again else cases(options, options.arms)
+    if options.table:
+        todo = []
     for case in todo:
         job = config(options, case)
         if outcome(load_config(job)) is not None:

@@ -9,10 +9,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from understudy.recipes import find_recipe, recipe_names
 from understudy.recipes.overview import IMAGES, recipe_table
 
 PAGE = Path(__file__).with_name("recipes.md")
 HEADING = "## All recipes\n"
+LEFT_OUT = """## Printed cells without an arm
+
+Everything else that can be read in the papers' tables has one.
+
+| recipe | cells | why |
+|---|---|---|"""
 
 
 def table() -> str:
@@ -28,6 +35,13 @@ def table() -> str:
         what = f"cannot be run: {line.refusal}" if line.refusal else line.needs
         about = line.title.partition(": ")[2]
         lines.append(f"| `{line.name}` | {about} | {line.rows} | {line.images} | {what} |")
+    lines += ["", LEFT_OUT]
+    recipes = [find_recipe(name)[0] for name in recipe_names()]
+    lines += [
+        f"| `{recipe.name}` | {name} | {reason} |"
+        for recipe in recipes
+        for name, reason in recipe.table.left_out.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

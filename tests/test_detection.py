@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 import understudy as us
@@ -122,6 +123,34 @@ def test_evaluate_finds_the_numbers_of_the_run(runs):
     assert found["teacher/ap50"] == student.metrics["teacher"]["test/ap50"]
     known = [found[f"test/ap/{name}"] for name in ("disc", "box")]
     assert sum(known) / 2 == pytest.approx(found["test/ap"])
+
+
+def test_options_of_a_run_that_is_evaluated_can_be_overridden(runs):
+    _, student, _ = runs
+    assert us.evaluate(student.path, quiet=True, **{"student.options.detections": 1}) != us.evaluate(
+        student.path, quiet=True
+    )
+
+
+def test_a_run_from_another_run_s_weights_says_what_they_were_built_with(folder, runs, tmp_path):
+    alone, _, _ = runs
+    config = config_of(
+        folder,
+        tmp_path / "again",
+        **{
+            "student.weights": str(alone.path / "student.safetensors"),
+            "student.options": {},
+            "teacher": None,
+            "losses": [{"name": "ce"}],
+            "gradients": {},
+            "train.epochs": 1,
+        },
+    )
+    again = us.train(config, quiet=True)
+    with safe_open(again.path / "student.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["options"]) == OPTIONS
+    found = us.evaluate(again.path, quiet=True)
+    assert found["test/ap50"] == again.metrics["last"]["test/ap50"]
 
 
 def test_the_size_of_the_batches_changes_no_score(folder, runs, monkeypatch):

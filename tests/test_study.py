@@ -99,6 +99,20 @@ def test_a_second_study_reuses_what_is_finished_and_gives_the_same_table(plan, m
         assert new["runs"][: len(old["runs"])] == old["runs"]
 
 
+def test_a_finished_study_needs_no_teacher_any_more(plan, tmp_path):
+    plan["study"] = {"methods": ["kd"], "seeds": [0]}
+    plan["train"]["epochs"] = 1
+    first = us.study(plan, quiet=True)
+    weights = first.path / "teacher" / "student.safetensors"
+    given = plan | {
+        "teacher": plan["teacher"] | {"weights": str(weights.rename(tmp_path / "teacher.safetensors"))},
+        "output": str(tmp_path / "given"),
+    }
+    before = us.study(given, quiet=True)
+    (tmp_path / "teacher.safetensors").unlink()
+    assert us.study(given, quiet=True).table["arms"] == before.table["arms"]
+
+
 def test_a_study_that_was_stopped_goes_on(plan, monkeypatch):
     begin, calls = jobs.begin, []
 

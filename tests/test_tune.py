@@ -393,6 +393,41 @@ def test_a_decision_that_was_killed_halfway_is_carried_out(plan, tmp_path, monke
     assert tried(race(plan).path) == tried(whole.path)
 
 
+def test_a_trial_that_trains_and_fails_goes_on_later(plan, tmp_path, monkeypatch):
+    plan["tune"] |= {"trials": 4, "space": {"train.optimizer.lr": [0.01, 0.1]}}
+    whole = us.tune(plan | {"output": str(tmp_path / "whole")}, quiet=True)
+    conclude = trial.conclude_trial
+
+    def full_disk(folder, result):
+        if folder.name == "0003":
+            raise OSError("no space left on device")
+        conclude(folder, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "conclude_trial", full_disk)
+        with pytest.raises(OSError, match="no space left"):
+            us.tune(plan, quiet=True)
+    assert tried(us.tune(plan, quiet=True).path) == tried(whole.path)
+
+
+@pytest.mark.slow
+def test_of_several_workers_settings_that_do_not_go_together_do_not_block_the_search(plan):
+    plan["data"] |= {"augment": {"name": "resized_crop"}}
+    space = {"data.augment.name": ["pad_crop", "resized_crop"], "data.augment.colour": [0.0, 0.4]}
+    plan["tune"] |= {"trials": 6, "space": space}
+    plan["train"] |= {"epochs": 1}
+    refused = 0
+    for _ in range(6):
+        try:
+            tuned = us.tune(plan, workers=2, quiet=True)
+        except ValueError:
+            refused += 1
+        else:
+            break
+    assert 0 < refused < 6
+    assert len(tuned.table["trials"]) == 6 - refused
+
+
 def test_settings_that_cannot_be_run_do_not_block_the_search(plan):
     plan["tune"] |= {"trials": 4, "space": {"train.batch_size": [25, 5000]}}
     plan["train"]["drop_last"] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -431,7 +432,7 @@ def main() -> None:
     """Runs a verb and turns what it raises into an exit status.
 
     0 done; 2 the user's input is wrong or the training diverged (one line, no traceback); 130 interrupted, resumable;
-    1, with a traceback, our fault. With ``UNDERSTUDY_TRACEBACK=1`` in the environment every error has its traceback.
+    1, with a traceback, our fault. With ``UNDERSTUDY_TRACEBACK=1`` in the environment a 2 has its traceback, too.
     """
     if os.getcwd() not in sys.path:  # package.module:factory may lie here, as `python -m` finds it
         sys.path.append(os.getcwd())
@@ -441,9 +442,11 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         status, line = _ended(error)
-        if status == 1 or os.environ.get("UNDERSTUDY_TRACEBACK", "0") != "0":
+        if status == 1:
             raise
-        if line is not None:
+        if status == 2 and os.environ.get("UNDERSTUDY_TRACEBACK", "0") != "0":
+            traceback.print_exc()
+        elif line is not None:
             print(f"understudy: {line}", file=sys.stderr)
         sys.exit(status)
 

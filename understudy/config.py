@@ -365,7 +365,8 @@ class TrainConfig(_Strict):
     """Memory format of networks and images."""
     compile: bool = False
     """Compile the student with torch.compile; one that does not compile runs as it is, and the log says so. Not with
-    ``gradients.align`` other than ``none`` and ``released``."""
+    ``gradients.align`` other than ``none`` and ``released``, nor where in some epoch no term reads the student's logits
+    (``ab``, ``fsp``, ``fitnet_two_stage``)."""
     capture: bool = False
     """On a GPU, in one process: run a step's forward and backward passes as one CUDA graph (not measured yet)."""
     ema: float | None = Field(default=None, gt=0, lt=1)

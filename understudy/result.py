@@ -164,12 +164,13 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         about["options"] = json.dumps(options)
     replacing = built.distiller.replacing
     if replacing is not None:  # more than the student is shipped: how to build it
-        guide = config.guides[replacing.teacher or next(iter(config.guides))]
+        name = replacing.teacher or next(iter(config.guides))
+        guide, module = config.guides[name], built.distiller.guides.networks[name].module
         about["deployed"] = json.dumps(
             {
                 "term": replacing.spec(),
                 "teacher": guide.model,
-                "options": guide.options,
+                "options": options_of(module, guide.options),
                 "taps": [dict(config.student.taps), dict(guide.taps)],
             }
         )

@@ -180,7 +180,7 @@ def evaluate(
         }  # what it began with is replaced at once
     config = load_config(source, changes | overrides)
     if weights is not None and (options := built_with(weights, config.student.model)):
-        config = config.replaced(**{"student.options": options})
+        config = config.replaced(**{"student.options": {**options, **config.student.options}})
     with process(config) as device:
         built = build(config, device)
         quiet = quiet or not built.distiller.ranks.is_first

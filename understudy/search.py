@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,13 +93,8 @@ class Search:
         stop = threading.Event()
         with stopped_by_signals(stop):
             while not stop.is_set() and (number := self._next(set(), stop)) is not None:
-                try:
+                with self._given_up(number):
                     run_trial(self.config(number), number)
-                except InterruptedRunError:
-                    raise
-                except Exception:
-                    self._give_up(number)
-                    raise
                 self._take(number)
         if stop.is_set():
             raise InterruptedRunError
@@ -114,9 +110,9 @@ class Search:
                     while (
                         len(running) < self.workers and (number := self._next(set(running), stop)) is not None
                     ):
-                        task = Task(
-                            f"trial {number + 1}", "tune", self.config(number), ("--trial", str(number))
-                        )
+                        with self._given_up(number):
+                            config = self.config(number)
+                        task = Task(f"trial {number + 1}", "tune", config, ("--trial", str(number)))
                         running[number] = Worker(task, share, Path(configs) / f"{number}.yaml")
                     if not running:
                         break
@@ -129,15 +125,26 @@ class Search:
     def _collect(self, number: int, worker: Worker) -> None:
         worker.close(_PATIENCE)
         if not (self._place(number) / "result.json").exists():
-            if worker.process.returncode > 0:  # else it was killed, and can go on
-                self._give_up(number)
-            raise ValueError(f"trial {number + 1}: {worker.problem}")
+            ended = worker.process.returncode in (-9, -15, 130)  # by somebody else, so it can go on
+            with self._given_up(number, not ended):
+                raise ValueError(f"trial {number + 1}: {worker.problem}")
         self._take(number)
 
-    def _give_up(self, number: int) -> None:
-        """Has the search go on without a trial whose settings were proposed and cannot be run."""
-        if number >= len(self.contenders):
-            self.study.tell(number, state=require_optuna().trial.TrialState.FAIL, skip_if_finished=True)
+    @contextmanager
+    def _given_up(self, number: int, failed: bool = True) -> Iterator[None]:
+        """On an error, has the next search go on without a trial whose settings were proposed and cannot be run.
+
+        One that has begun to train can: it goes on from its checkpoint.
+        """
+        try:
+            yield
+        except InterruptedRunError:
+            raise
+        except Exception:
+            begun = (self._place(number) / "checkpoints" / "last.pt").exists()
+            if failed and not begun and number >= len(self.contenders):
+                self.study.tell(number, state=require_optuna().trial.TrialState.FAIL, skip_if_finished=True)
+            raise
 
     def _next(self, running: set[int], stop: threading.Event) -> int | None:
         """Returns a trial to run: one that was begun and nobody runs, else a new one.

@@ -102,8 +102,8 @@ def study(
     arms = [arm_config(entry, config) for entry in plan.methods]
     _check(workers, arms)
     check_tables(config, {arm.name: arm.losses for arm in arms})
-    learns = _learns(config, arms)
     folder, console = Path(config.output), Console(quiet=quiet)
+    learns = _learns(config, [arm for arm in arms if not _finished(folder, arm, plan.seeds)])
     with locked(folder), stopped_by_signals():  # teacher and runs: one signal is for all
         try:
             base = _single(config)
@@ -180,9 +180,10 @@ def _check(workers: int, arms: list[ArmConfig]) -> None:
 
 
 def _learns(config: Config, arms: Sequence[ArmConfig]) -> bool:
-    """Returns whether the teacher still has to learn; builds every arm once, so nothing is trained if one does not fit.
+    """Returns whether the teacher still has to learn; builds every arm that has runs to make once.
 
-    The images are let go of: every run reads them for itself, and a study goes on for days.
+    So nothing is trained if one does not fit. The images are let go of: every run reads them for itself, and a study
+    goes on for days.
     """
     assert config.teacher is not None
     with process(config) as device:
@@ -201,6 +202,10 @@ def _learns(config: Config, arms: Sequence[ArmConfig]) -> bool:
             if metric is not None and metric not in known:
                 raise ValueError(f"study.metric must be one of {', '.join(known)}, got {metric}. Correct it")
         return untrained(config.teacher, data)
+
+
+def _finished(folder: Path, arm: ArmConfig, seeds: Sequence[int]) -> bool:
+    return all((folder / folder_name(arm.name) / f"seed-{seed}" / "result.json").is_file() for seed in seeds)
 
 
 def _tasks(

@@ -152,7 +152,7 @@ def _check(config: Config, workers: int) -> None:
             "tune must be of single runs, got assistants, generations or train.seeds. Take them out, and put them "
             "back into best.yaml"
         )
-    if odd := set(config.output) & set("{}?"):  # which name databases otherwise
+    if odd := set(str(Path(config.output).resolve())) & set("{}?"):  # which name databases otherwise
         raise ValueError(
             f"output must have a path without {min(odd)} for a search, got {config.output}. Choose another"
         )

@@ -124,6 +124,18 @@ def write_images(path, count):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
+def test_the_runs_of_a_table_can_be_made_again(figure2):
+    table = Path(__file__).parents[2] / "results" / "figure2" / "table.json"
+    options = argparse.Namespace(again=str(table), epochs=12, lr=[0.3], scale=[3.0], seeds=[4])
+    chosen = figure2.again(options)
+    assert [figure2.asdict(case) for case in chosen] == [
+        {key: run[key] for key in ("scale", "seed", "lr", "arm")}
+        for run in json.loads(table.read_text())["runs"]
+    ]
+    assert options.epochs == 3
+    assert set(chosen) <= set(figure2.cases(options, figure2.ARMS))  # where the table looks for them
+
+
 @pytest.mark.slow
 def test_every_arm_ends_in_the_table(figure2, tmp_path):
     for name, count in (("train", 72), ("test", 12)):

@@ -97,6 +97,20 @@ def test_sides_may_be_written_with_a_point(folder, tmp_path):
     assert torch.equal(read_coco(root)[0].targets, read_coco(folder)[0].targets)
 
 
+def test_ids_may_be_written_with_a_point(folder, tmp_path):
+    root = rewritten(folder, tmp_path, _with("annotations", image_id=40.0, category_id=3.0))
+    same = rewritten(folder, tmp_path / "same", _with("annotations", image_id=40, category_id=3))
+    assert torch.equal(read_coco(root)[0].targets, read_coco(same)[0].targets)
+
+
+def test_images_may_be_links(folder, tmp_path):
+    root = rewritten(folder, tmp_path, lambda content: None)
+    for path in (root / "train").iterdir():
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    assert torch.equal(read_coco(root)[0].images, read_coco(folder)[0].images)
+
+
 def test_an_area_of_null_is_that_of_the_box(folder, tmp_path):
     root = rewritten(folder, tmp_path, _with("annotations", area=None))
     ours, theirs = (read_coco(place)[0].targets for place in (root, folder))
@@ -129,9 +143,10 @@ BAD = {
     "half a pixel": (_with("images", width=96.5), r"whole numbers of pixels, got 96.5 and 64 in image 40"),
     "a text for a side": (_with("images", height="64"), r"whole numbers of pixels, got 96 and '64' in image 40"),
     "area": (_with("annotations", area="large"), r"area must be a number of pixels, got 'large' in annotation 1"),
-    "outside": (_with("images", file_name="../../secret.png"), r"got '../../secret.png', which leads out of it"),
-    "a list for an id": (_with("annotations", image_id=[40]), r"every image_id of annotations .* a number, or a text"),
-    "two kinds of ids": (_with("categories", id="1"), r"every id of categories .* got 2 kinds: int, str"),
+    "outside": (_with("images", file_name="../../secret.png"), r"must be a path within .*, got '../../secret.png'"),
+    "anywhere": (_with("images", file_name="/etc/secret.png"), r"must be a path within .*, got '/etc/secret.png'"),
+    "a list for an id": (_with("annotations", image_id=[40]), r"every image_id of annotations .* must be a number"),
+    "two kinds of ids": (_with("categories", id="1"), r"every id of categories .* got int, str"),
     "file": (_with("images", file_name="none.png"), r"none.png must be an image that can be read"),
     "classes": (_with("categories", name="ring"), r"train and val must have the same categories"),
 }  # fmt: skip

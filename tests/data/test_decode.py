@@ -81,6 +81,21 @@ def test_a_damaged_tag_beside_whole_pixels_says_nothing():
     assert np.array_equal(decode(data), array.transpose(2, 0, 1))
 
 
+def test_a_file_that_pillow_turns_itself_is_turned_once():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    array = colour(6, 4)
+    assert np.array_equal(decode(encoded(array, "TIFF", exif=exif)), np.rot90(array, -1).transpose(2, 0, 1))
+
+
+def test_damaged_pixels_beside_no_tag_are_an_error():
+    """Pillow reads them to look for a tag behind, and remembers the black rest as the image."""
+    data = bytearray(encoded(colour(64, 64)))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(ValueError, match=r"image file|decoder|broken"):
+        decode(bytes(data))
+
+
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (61, 40), (33, 47), (8, 8), (5, 64), (32, 32)])
 def test_scaling_and_cropping_are_torchvisions_resize_and_center_crop(height, width):
     array = colour(height, width)

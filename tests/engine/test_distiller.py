@@ -348,6 +348,31 @@ def test_a_term_on_frozen_stages_has_no_gradient_to_align():
     assert all(p.grad is not None for p in distiller.trainable_parameters())
 
 
+def test_numbers_of_an_alignment_that_was_not_made_are_none():
+    distiller = prepared([{"name": "ce"}, {"name": "at", "stages": [[1, 1]]}], align="backbone")
+    distiller.backward(distiller(*batch()))
+    assert distiller.alignment
+    for name, p in distiller.student.named_parameters():
+        p.requires_grad_(not name.startswith(("stem", "stage1")))
+    distiller.backward(distiller(*batch()))
+    assert not distiller.alignment
+
+
+def test_sparse_gradients_are_left_as_they_are():
+    class Places(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.places = nn.Embedding(9, 4, sparse=True)
+            self.fc = nn.Linear(4, 5)
+
+        def forward(self, x):
+            return self.fc(x.mean((2, 3))[:, :1] * self.places(torch.arange(len(x))))
+
+    distiller = Distiller(Places(), None, [{"name": "ce"}], example=torch.zeros(2, 3, 8, 8))
+    distiller.backward(distiller(torch.randn(4, 3, 8, 8), torch.arange(4)))
+    assert distiller.student.places.weight.grad.is_sparse
+
+
 class Summed(nn.Module):
     """A network with a weight that is a sum of two."""
 

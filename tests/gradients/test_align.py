@@ -293,6 +293,13 @@ def test_a_parameter_that_no_loss_reaches_stays_absent(mode):
     assert merged.keys() == SHAPES.keys()
 
 
+@pytest.mark.parametrize("mode", ["none", "released", "backbone"])
+def test_without_a_backbone_the_numbers_lie_with_the_gradients(mode):
+    gradient = torch.ones(2, 3, device="meta")
+    _, info = align_gradients({"m": gradient}, {"a": gradient}, {"m": "main", "a": "aux"}, mode=mode)
+    assert {number.device.type for number in info.values()} == {"meta"}
+
+
 def test_no_gradients_at_all_are_no_error():
     merged, info = align_gradients({}, {}, ROLES)
     assert merged == {}

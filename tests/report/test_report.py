@@ -299,6 +299,15 @@ def test_training_alone_gives_the_command_to_train(tmp_path):
     assert "understudy train config.yaml" in Page(read(write_run_report(path))).words()
 
 
+def test_the_command_quotes_a_path_once(tmp_path):
+    path = write_run(tmp_path / "run")
+    (path / "config.yaml").write_text("output: runs/my run\n", encoding="utf-8")
+    assert (
+        "understudy distill 'runs/my run/config.yaml' output=again"
+        in Page(read(write_run_report(path))).words()
+    )
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_text(tmp_path, name):
     path = write_run(tmp_path / "run", name=name, model=name, classes=2, message=name)

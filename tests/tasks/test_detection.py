@@ -39,8 +39,7 @@ def batch(count=3):
 
 def shown(d, images, target, index):
     """What student and teacher show of a batch, as the distiller asks them."""
-    torch.manual_seed(7)
-    asked = d.task.asked(Batch(images, target, index), torch.initial_seed(), 0)
+    asked = d.task.asked(Batch(images, target, index), 7, 0)
     student = d._shown(asked)
     answers = d.guides.answers(d.terms, d.task.pointed(asked, student))
     return student, answers["teacher"]
@@ -86,22 +85,23 @@ def test_the_teacher_is_asked_about_the_students_boxes_and_answers_from_its_own_
         pooled = plain.roi_heads.box_roi_pool(maps, list(student["boxes"]), [SIZE] * 3)
         logits, _ = plain.roi_heads.box_predictor(plain.roi_heads.box_head(pooled))
     torch.testing.assert_close(teacher["logits"].flatten(0, 1), logits, rtol=1e-4, atol=1e-5)
-    torch.manual_seed(7)
-    out = d(images, target, index=index)
+    out = d(images, target, index=index, seed=7)
     expected = kd_loss(out.logits.flatten(0, 1), logits, 1.0)
     torch.testing.assert_close(out.terms["kd"], expected, rtol=1e-3, atol=1e-7)
     assert torch.equal(out.judged, student["labels"])
 
 
-def test_a_loop_of_ones_own_draws_other_boxes_in_every_step_and_the_same_ones_from_the_same_seed():
+@pytest.mark.parametrize("index", [None, torch.arange(3)])
+def test_a_loop_of_ones_own_draws_other_boxes_in_every_step_and_the_same_ones_from_the_same_seed(index):
     d = distiller([{"name": "ce"}]).eval()
     images, target = batch()
     rounds = []
     for _ in range(2):
         torch.manual_seed(3)
-        rounds.append([float(d(images, target).loss.detach()) for _ in range(3)])
+        rounds.append([float(d(images, target, index=index).loss.detach()) for _ in range(3)])
     assert rounds[0] == rounds[1]
     assert len(set(rounds[0])) == 3
+    assert len({float(d(images, target, index=index, seed=5).loss.detach()) for _ in range(2)}) == 1
 
 
 def test_the_label_term_is_the_sum_of_its_parts_and_its_settings_are_of_the_classes():

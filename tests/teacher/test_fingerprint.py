@@ -60,6 +60,26 @@ def test_float32_of_less_than_all_its_digits_is_named(make):
         torch.set_float32_matmul_precision(before)
 
 
+def test_float32_as_single_backends_are_told_to_multiply_is_named(make, monkeypatch):
+    def mixed():
+        raise RuntimeError("the precision was set for single backends")
+
+    one = parts(make())
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
+    assert one.differing(parts(make()).parts) == ["matmul"]
+
+
+def test_convolutions_of_all_digits_are_named(make):
+    one = parts(make())
+    assert "convolution" not in one.parts
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = not before
+        assert one.differing(parts(make()).parts) == ["convolution"]
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def test_which_layer_s_input_the_feature_is_is_named(make):
     """Two of a network's layers may have inputs of one width."""
     world = make(roles=("feature",))

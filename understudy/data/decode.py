@@ -80,6 +80,7 @@ def _opened(source: Source) -> Image.Image:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Returns an image turned as the camera was held; a damaged tag beside whole pixels says nothing."""
+    image.load()  # damaged pixels are an error; and Pillow turns a TIFF as it loads it
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # Pillow raises whatever its reader stumbles over

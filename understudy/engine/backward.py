@@ -122,9 +122,10 @@ class Backward:
             for parameter, gradient in zip(self.parameters.values(), merged, strict=True):
                 if gradient is not None:
                     gradient = laid_out(gradient, parameter)
-                    if gradient.data_ptr() in taken:  # of a sum of two parameters both get one tensor
-                        gradient = gradient.clone()
-                    taken.add(gradient.data_ptr())
+                    if gradient.layout == torch.strided:
+                        if gradient.data_ptr() in taken:  # of a sum of two parameters both get one tensor
+                            gradient = gradient.clone()
+                        taken.add(gradient.data_ptr())
                     parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def forget(self) -> None:
@@ -145,10 +146,10 @@ class Backward:
         """Returns the gradients of L_1 and L_2, or of their sum and nothing where they need not be told apart."""
         parameters = list(self.parameters.values())
         nothing: Gradients = [None] * len(parameters)
+        self.info = {}
         if not out.loss.requires_grad:  # every weight is 0 in this epoch
             return nothing, nothing
         if self.align == "none" or out.label_loss is None or out.guide_loss is None:
-            self.info = {}
             return _grad(out.loss * scale, parameters), nothing
         if self.align == "feature":
             return self._through_feature(out, scale), nothing
@@ -167,14 +168,12 @@ class Backward:
         """
         assert out.feature is not None
         if not out.feature.requires_grad:  # nothing to align: the backbone is frozen
-            self.info = {}
             return _grad(out.loss * scale, list(self.parameters.values()))
         assert out.label_loss is not None
         assert out.guide_loss is not None
         (a,) = _grad(out.label_loss, [out.feature], retain=True)
         (b,) = _grad(out.guide_loss, [out.feature], retain=True)
         if a is None or b is None:
-            self.info = {}
             return _grad(out.loss * scale, list(self.parameters.values()))
         _, self.info = align_features(a, b, self._total if out.share.divided else None)
         cotangent = (self.info["lambda"] * a * scale).to(out.feature.dtype)

@@ -197,6 +197,7 @@ class Distiller(nn.Module):
         partner: Tensor | None = None,
         kept: float = 1.0,
         density: Tensor | None = None,
+        seed: int | None = None,
     ) -> StepOutput:
         """Returns the losses of one batch.
 
@@ -214,6 +215,7 @@ class Distiller(nn.Module):
             partner: ``(B,)`` labels of what was mixed into the images (mixup, CutMix), if anything was.
             kept: share of every image that is its own then.
             density: :meth:`density` of the whole step's batch, where these images are one part of it.
+            seed: of this step, by which (and by ``index``) a detector draws boxes; by default one of torch's generator.
 
         Returns:
             the loss with its graph, the terms it is made of, the student's logits ``(B, C)``, and what
@@ -242,9 +244,6 @@ class Distiller(nn.Module):
             batch = share.whole(batch)
             answers = {name: share.whole_answers(shown) for name, shown in (answers or {}).items()}
         density = self.density(batch.target, share) if density is None else density
-        seed = (
-            None if batch.index is None else torch.initial_seed()
-        )  # the library's loop, which seeds every step
         asked = self.task.asked(batch, seed, share.rows.start if share.divided else 0)
         methods = {term.label: term.method_at(epoch) for term, _ in active}
         related = {label for label, method in methods.items() if share.divided and method.relates_samples}

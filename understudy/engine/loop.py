@@ -334,7 +334,14 @@ def _forward_backward(job: Job, batch: Batch, answers: Mapping[str, Outputs], me
         known = {
             name: {role: shown[rows] for role, shown in roles.items()} for name, roles in answers.items()
         }
-        out = job.distiller(**part.inputs, epoch=job.epoch, counts=counts, answers=known, density=density)
+        out = job.distiller(
+            **part.inputs,
+            epoch=job.epoch,
+            counts=counts,
+            answers=known,
+            density=density,
+            seed=torch.initial_seed(),  # which is set anew for every step
+        )
         if i == 0 and looking:
             meters.diagnostics.look(out)
         job.distiller.backward(out, last=i == len(shares) - 1, scale=sum(counts) / total)

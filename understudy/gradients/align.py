@@ -87,6 +87,10 @@ def align_gradients(
     kd = {role: [kd_gradients.get(name) for name in names[role]] for role in _ROLES}
 
     dot, norm_sq = conflict(ce["backbone"], kd["backbone"])
+    for gradient in (*ce_gradients.values(), *kd_gradients.values()):
+        if gradient is not None:  # an empty backbone does not tell the device
+            dot, norm_sq = dot.to(gradient.device), norm_sq.to(gradient.device)
+            break
     cosine = _cosine(dot, norm_sq, squared_norm(kd["backbone"], like=(norm_sq,)))
     if mode == "released":
         norm_sq = norm_sq + squared_norm(ce["main"], like=(norm_sq,))

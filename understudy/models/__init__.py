@@ -173,11 +173,16 @@ def create_model(
         )
     if name.endswith(SAVED):
         return _saved_program(name, weights, pretrained)
-    if weights is not None:
-        kwargs = built_with(Path(weights).expanduser(), name) | kwargs
+    inherited = {} if weights is None else built_with(Path(weights).expanduser(), name)
+    inherited = {key: value for key, value in inherited.items() if key not in kwargs}
     fetched = pretrained and ":" not in name and not name.startswith("hf/")  # who tell of it themselves
     with fetching(name) if fetched else nullcontext():
-        net = _network(name, num_classes, in_channels=in_channels, pretrained=pretrained, **kwargs)
+        net = _network(
+            name, num_classes, in_channels=in_channels, pretrained=pretrained, **inherited, **kwargs
+        )
+    if inherited:
+        brought = inherited | getattr(net, "brought", {})
+        net.brought = brought  # pyright: ignore[reportArgumentType] (its own weights' file says them, too)
     if weights is not None:
         load_weights(net, weights)
     return net

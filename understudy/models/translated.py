@@ -210,8 +210,10 @@ def class_rows(network: Network) -> tuple[Tensor, Tensor | None]:
 
 
 def options_of(module: nn.Module, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options that a network is built with again: those given, and what its pretrained weights brought."""
-    return {**given, **getattr(untranslated(module), "brought", {})}
+    """Returns the options that a network is built with again: those given, and what its weights brought."""
+    options = {**given, **getattr(untranslated(module), "brought", {})}
+    options.pop("weights_backbone", None)  # torchvision's to begin with: its own weights come instead
+    return options
 
 
 def untranslated(module: nn.Module) -> nn.Module:

@@ -115,7 +115,7 @@ def _config_file(run: RunFolder) -> str:
     except yaml.YAMLError:
         config = None
     output = config.get("output") if isinstance(config, dict) else None
-    return shlex.quote(f"{output}/config.yaml") if isinstance(output, str) else "config.yaml"
+    return f"{output}/config.yaml" if isinstance(output, str) else "config.yaml"
 
 
 def _verb(run: RunFolder) -> str:

@@ -22,10 +22,11 @@ class Fingerprint:
 
     These change what an answer *is*: ``weights``, ``architecture``, ``data``, ``normalisation``, ``views``,
     ``precision``, ``stored`` and ``dtype`` (what a row holds). These change its last bits: ``folding``, ``block``
-    (size), ``device`` (its kind), ``layout`` (where it is not channels-last) and ``torch`` (first two numbers of the
-    version); they count just as much, so that a run's bits never depend on who filled the table. Not among them:
-    labels, which no answer depends on; and the processor's model and the number of threads, which may change the last
-    bits but by which no table should be lost. Code that a network's ``repr`` does not show is not seen either:
+    (size), ``device`` (its kind), ``layout`` (where it is not channels-last), ``matmul`` and ``convolution`` (where
+    torch's switches of float32's precision are not as it sets them) and ``torch`` (first two numbers of the version);
+    they count just as much, so that a run's bits never depend on who filled the table. Not among them: labels, which
+    no answer depends on; and the processor's model and the number of threads, which may change the last bits but by
+    which no table should be lost. Code that a network's ``repr`` does not show is not seen either:
     :func:`understudy.teacher.upkeep.verify` is what finds it.
     """
 
@@ -42,6 +43,22 @@ class Fingerprint:
         return sorted(name for name in names if self.parts.get(name) != parts.get(name))
 
 
+def _matmul_precision() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # set for single backends, which has no one name
+        cuda, cpu = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]
+        return f"{cuda.fp32_precision} on CUDA, {cpu.fp32_precision} on a CPU"
+
+
+def _tensor_float_convolutions() -> bool:
+    """Whether cuDNN may round what convolutions multiply, which is torch's default."""
+    convolution = getattr(torch.backends.cudnn, "conv", None)  # from torch 2.9 on
+    if convolution is None:
+        return torch.backends.cudnn.allow_tf32
+    return convolution.fp32_precision == "tf32"
+
+
 def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerprint:
     """Returns what the answers of ``blocks`` depend on.
 
@@ -54,8 +71,10 @@ def fingerprint(original: nn.Module, blocks: Blocks, *, folded: int) -> Fingerpr
     height, width = source.image_set.image_size
     augment = source.augment
     other = {} if source.memory_format == torch.channels_last else {"layout": "contiguous"}
-    if (matmul := torch.get_float32_matmul_precision()) != "highest":
+    if (matmul := _matmul_precision()) != "highest":
         other["matmul"] = f"float32 at {matmul}"
+    if not _tensor_float_convolutions():
+        other["convolution"] = "float32 with all its digits"
     return Fingerprint(
         other
         | {

@@ -101,6 +101,18 @@ def test_classes_in_another_order_are_recognised(digits_config, weights, tmp_pat
     assert "another order" in found["text"]
 
 
+def test_two_classes_that_changed_places_are_noticed(digits_config, weights, tmp_path):
+    """What is far above chance may still be far below what the teacher can."""
+    state = load_file(weights / "bare.safetensors")
+    for key in ("fc.weight", "fc.bias"):
+        state[key] = state[key][[1, 0, *range(2, 10)]].contiguous()
+    save_file(state, tmp_path / "swapped.safetensors")
+    given = config_of(digits_config, tmp_path / "swapped.safetensors", mean=[0.0], std=[1 / 255])
+    found = find(doctor(given, quiet=True, **{"data.limit": None}), "teacher")
+    assert found["status"] == "warning"
+    assert 50 < found["figures"]["accuracy"] < found["figures"]["reordered"] - 10
+
+
 def test_a_teacher_of_no_use_is_said_to_be_so(digits_config):
     found = find(doctor(digits_config, quiet=True), "teacher")
     assert (found["status"], "it knows nothing" in found["text"]) == ("warning", True)

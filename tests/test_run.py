@@ -141,6 +141,20 @@ def test_a_run_of_one_step_an_epoch_stops_after_the_epoch(digits_config, tmp_pat
     assert same(weights(whole.path), weights(folder))
 
 
+def test_a_kept_checkpoint_is_not_lost_by_a_kill(digits_config, monkeypatch):
+    config = digits_config | {"train": digits_config["train"] | {"epochs": 2, "keep_checkpoints": 1}}
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_keep_checkpoint", dies)
+        with pytest.raises(KeyboardInterrupt):
+            us.distill(config, quiet=True)
+    run = us.distill(config, quiet=True)
+    assert [epoch for epoch, _ in loop.kept_checkpoints(run.path)] == [1, 2]
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(digits_config, tmp_path, monkeypatch):
     whole = us.distill(digits_config, quiet=True)
     folder = tmp_path / "killed"

@@ -132,6 +132,26 @@ def test_a_classifier_is_not_transplanted_from_another_world(digits_config):
     assert built(given, **{"teacher.mean": [0.5], "teacher.std": [0.5]}).distiller.replacing is not None
 
 
+def test_srrl_deploys_nothing_so_either_network_may_see_other_images(digits_config):
+    given = {**digits_config, "losses": [{"name": "ce"}, {"name": "srrl"}], "gradients": {"align": "none"}}
+    ours = built(
+        given,
+        **{"student.image_size": 16, "teacher.mean": [0.5], "teacher.std": [0.5], "teacher.image_size": 16},
+    )
+    assert "srrl" in ours.distiller.heads
+
+
+def test_peers_by_name_see_the_images_as_they_are(digits_config):
+    given = {
+        **digits_config,
+        "losses": [{"name": "ce"}, {"name": "dml", "peers": ["cnn_small", "same"]}],
+        "teacher": None,
+    }
+    ours = built(given, **{"student.channels": "rgb"}).distiller
+    out = ours(torch.randn(4, 1, 8, 8), torch.arange(4))
+    assert torch.isfinite(out.loss)
+
+
 def test_what_torchvision_publishes():
     about = published("torchvision/resnet18", pretrained=True)
     assert (about.mean, about.image_size, about.num_classes) == ((0.485, 0.456, 0.406), (224, 224), 1000)

@@ -189,7 +189,7 @@ def demo(
     output: Annotated[str, typer.Option(help="Folder for all runs and the report")] = "runs/demo",
     quiet: Quiet = False,
 ) -> None:
-    """See it work: a teacher, a student alone, KD and DHKD on scikit-learn's digits, in about a minute."""
+    """See it work: a teacher, a student alone, KD and DHKD on scikit-learn's digits, in half a minute."""
     from understudy.demo import demo as run_demo
 
     run_demo(output, quiet=quiet)

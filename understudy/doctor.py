@@ -268,14 +268,13 @@ def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built:
     classes, count, key = built.data.num_classes, len(batch.target), built.config.guide_key(name)
     right = 100 * widen(logits.argmax(dim=1) == batch.target).mean().item()
     chance = 100 / classes
-    noise = 300 * (chance / 100 * (1 - chance / 100) / count) ** 0.5  # three standard deviations, in percent
+    share = min(max(right, chance), 100 - chance) / 100
+    noise = 300 * (share * (1 - share) / count) ** 0.5  # three standard deviations, in percent
     figures: dict[str, Any] = {"accuracy": right, "chance": chance, "images": count}
     text = f"{right:.1f}% of {count} training images right (chance {chance:.1f}%)"
-    if right > chance + noise:
-        return Finding(name, "ok", text, figures)
     reordered = _best_order(logits, batch.target, classes) if count >= 10 * classes else 0.0
     better = _normalisations(module, batch, built)
-    if reordered > max(2 * chance + noise, better[1]):
+    if reordered > max(2 * chance, right, better[1]) + noise:
         figures["reordered"] = reordered
         text += f": its classes are in another order ({reordered:.1f}% if matched). Set {key}.classes"
     elif better[1] > right + noise:
@@ -284,6 +283,8 @@ def _accuracy(name: str, module: nn.Module, logits: Tensor, batch: Batch, built:
         found = {"mean": mean, "std": std}
         given = (f"{key}.{part}=[{','.join(f'{n:g}' for n in row)}]" for part, row in found.items())
         text += f": with normalisation {what!r} {value:.1f}%. Set {' '.join(given)}"
+    elif right > chance + noise:
+        return Finding(name, "ok", text, figures)
     else:
         text += ": it knows nothing of these classes. Check its weights, its classes and its normalisation"
     return Finding(name, "warning", text, figures)

@@ -31,24 +31,24 @@ def check_smallest(distiller: Distiller, loader: TrainLoader, config: Config) ->
     shares = loader.shares(step)
     if distiller.divided or 1 not in map(sum, shares):
         return
-    twin = _twin(distiller, loader, config.train.epochs)
     counts = next(counts for counts in shares if sum(counts) == 1)
     before = sum(part[loader.rank] for part in shares[: shares.index(counts)])
     rows = slice(before, before + counts[loader.rank])
     part = next(loader.epoch(0, step)).each(itemgetter(rows))
-    try:
-        with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[loader.device] if loader.device.type == "cuda" else []):
+        twin = _twin(distiller, loader, config.train.epochs)
+        try:
             twin(**part.inputs, counts=counts)
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise ValueError(
-            f"batches must have two images or more for {config.student.model} and its losses, in which a batch norm is "
-            f"given one number an image and channel, got one in step {step + 1} of an epoch ({len(loader.image_set)} "
-            f"images, train.batch_size {loader.batch_size}). {_way_out(loader, step)}"
-        ) from None
-    finally:
-        twin.close()
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"batches must have two images or more for {config.student.model} and its losses, in which a batch "
+                f"norm is given one number an image and channel, got one in step {step + 1} of an epoch "
+                f"({len(loader.image_set)} images, train.batch_size {loader.batch_size}). {_way_out(loader, step)}"
+            ) from None
+        finally:
+            twin.close()
 
 
 def _way_out(loader: TrainLoader, step: int) -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from understudy.build import build, process
+from understudy.build import augmentation, build, process
 from understudy.config import AUTO, load_config
 from understudy.engine.console import Console
 from understudy.engine.distributed import Ranks
@@ -131,6 +131,11 @@ def _tables(source: Source, overrides: dict[str, Any]) -> Iterator[tuple[Guidanc
     if not config.guides:
         raise ValueError("a table must have a teacher, got none. Add teacher: {model: ..., weights: ...}")
     with _built(config) as (built, images):
+        if not augmentation(built.config.data, built.data).finite:
+            raise ValueError(
+                "a table must be of views that come again, got data.augment with no end of them. Set "
+                "data.augment.fixed to a number of views an image"
+            )
         for name, teacher in config.guides.items():
             if teacher.table in (OFF, MEMORY):
                 raise ValueError(

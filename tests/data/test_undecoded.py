@@ -413,7 +413,9 @@ def test_a_worker_that_is_killed_is_one_line(folder):
     )  # torch's raises wherever the main process is just then
     try:
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-        with pytest.raises(ValueError, match=r"the processes that decode images must live on, got: \w+: "):
+        with pytest.raises(
+            ValueError, match=r"the processes that decode images must live on, got: \w+(: .*)?\. Lower"
+        ):
             list(batches)
         assert no_children()
     finally:
@@ -483,6 +485,12 @@ def test_a_table_of_images_that_are_not_held_is_refused(folder):
         ValueError, match="a table must be of views that come again, got a config where images"
     ):
         fill(config(folder, losses=[{"name": "kd"}]), quiet=True)
+
+
+def test_a_table_of_views_without_end_is_not_filled(digits_config):
+    digits_config["data"]["augment"] = {"name": "resized_crop"}
+    with pytest.raises(ValueError, match="with no end of them"):
+        fill(digits_config, quiet=True)
 
 
 def test_the_doctor_sees_a_slow_loader(folder, monkeypatch):

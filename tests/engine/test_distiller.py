@@ -399,6 +399,39 @@ def test_alignment_at_the_feature_needs_a_loss_that_passes_it(losses):
         prepared(losses, align="feature")
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [{"name": "ce"}, {"name": "kd"}],
+        [{"name": "ce"}, {"name": "dhkd", "head": "mlp"}],
+        [{"name": "ce"}, {"name": "dhkd", "head": "linear"}, {"name": "dino"}],
+    ],
+)
+def test_alignment_of_rows_needs_one_pair_of_classifiers(losses):
+    student, teacher = (us.create_model(name, 4) for name in ("cnn_tiny", "cnn_small"))
+    with pytest.raises(ValueError, match="align must not be paper without one linear second head"):
+        Distiller(student, teacher, losses, align="paper")
+
+
+def test_class_means_are_of_one_teacher():
+    student, *teachers = (us.create_model("cnn_tiny", 4) for _ in range(3))
+    losses = [{"name": "dino", "label": f"of_{name}", "teacher": name} for name in "ab"]
+    with pytest.raises(ValueError, match="class_means must be of the only teacher"):
+        Distiller(student, dict(zip("ab", teachers, strict=True)), losses, class_means=torch.zeros(4, 64))
+
+
+def test_a_network_that_cannot_take_the_images_says_which():
+    class Flat(nn.Sequential):
+        pass
+
+    flat = Flat(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))
+    with pytest.raises(
+        ValueError, match=r"Flat must take images of shape \(2, 3, 32, 32\), got RuntimeError: "
+    ):
+        Distiller(flat, None, [{"name": "ce"}])
+    Distiller(flat, None, [{"name": "ce"}], example=torch.zeros(2, 3, 8, 8))
+
+
 def test_every_one_of_several_teachers_must_fit_a_term_that_reads_all():
     teachers = {"a": us.create_model("cnn_small", 10), "b": us.create_model("cnn_small", 7)}
     with pytest.raises(ValueError, match="10"):
@@ -505,10 +538,12 @@ def test_a_teacher_only_one_term_reads_is_asked_only_for_it():
 
 def test_images_without_labels_serve_the_terms_that_need_none():
     images, _ = batch()
-    distiller = prepared([{"name": "kd"}, {"name": "dhkd"}])
+    distiller = prepared([{"name": "kd"}, {"name": "dhkd"}, {"name": "feature_l2"}])
     distiller.backward(distiller(images, None))
     with pytest.raises(ValueError, match="'ce' must have labels"):
         prepared([{"name": "ce"}, {"name": "kd"}])(images, None)
+    with pytest.raises(ValueError, match="'feature_l2' must have labels"):
+        prepared([{"name": "feature_l2", "class_balanced": True}])(images, None)
 
 
 @pytest.mark.parametrize(

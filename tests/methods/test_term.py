@@ -105,6 +105,8 @@ def test_points_that_make_no_sense_are_refused(points, message):
 def test_a_number_that_is_kept_from_the_first_batch_on_takes_no_schedule():
     with pytest.raises(ValueError, match="temperature must be one number for the whole run, got a schedule"):
         build_terms([{"name": "crd", "temperature": {"points": [[1, 0.07], [9, 0.03]]}}])
+    with pytest.raises(ValueError, match="paraphraser_lr"):
+        build_terms([{"name": "ft", "paraphraser_lr": {"points": [[1, 0.1], [9, 0.01]]}}])
 
 
 def test_a_method_of_your_own_is_named_by_its_import_path(tmp_path, monkeypatch):

@@ -156,7 +156,7 @@ def test_methods_learn_from_it(teacher, method):
 
 
 def test_a_term_that_takes_the_classifier_refuses_other_classes(teacher):
-    with pytest.raises(ValueError, match="deploys the teacher's classifier"):
+    with pytest.raises(ValueError, match="uses the teacher's classifier"):
         us.Distiller(create_model("cnn_tiny", num_classes=3), teacher, [{"name": "simkd"}])
 
 

@@ -37,6 +37,8 @@ FORMS = {
     "plain": lambda state: state,
     "model": lambda state: {"model": state, "epoch": 240, "optimizer": {"state": {}, "lr": 0.1}},
     "state_dict": lambda state: {"state_dict": state, "best_acc": torch.tensor(76.5)},
+    "model_state_dict": lambda state: {"model_state_dict": state, "loss": 0.3},
+    "Lightning": lambda state: {"state_dict": prefixed(state, "model."), "hyper_parameters": {"lr": 0.1}},
     "data parallel": lambda state: {"state_dict": prefixed(state, "module.")},
     "compiled": lambda state: prefixed(state, "_orig_mod."),
     "compiled in data parallel": lambda state: prefixed(state, "module._orig_mod."),

@@ -259,7 +259,7 @@ def worker_lost(error: BaseException) -> str | None:
 
 
 def _died(error: BaseException) -> str:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    reason = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     return (
         f"the processes that decode images must live on, got: {reason}. Lower data.workers if memory is short "
         "(a container's /dev/shm counts), or set it to 0"

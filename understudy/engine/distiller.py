@@ -111,6 +111,10 @@ class Distiller(nn.Module):
         check_networks(student, modules)
         example = _default_example(student) if example is None else example
         example = example.to(next(student.parameters(), example).device)
+        if class_means is not None and len(modules) > 1:
+            raise ValueError(
+                "class_means must be of the only teacher, got several teachers. Leave them out: prepare() finds them"
+            )
         self.student = student
         network = describe(student, example, known=known_roles(student), overrides=student_taps)
         taps = (teacher_taps or {}) if isinstance(teacher, Mapping) else {ONLY: teacher_taps}
@@ -141,6 +145,8 @@ class Distiller(nn.Module):
         self.terms = tuple(replace(t, method=t.method.resolved(self._setups[t.teacher])) for t in terms)
         self.heads = nn.ModuleDict({t.label: t.method.heads(self._setups[t.teacher]) for t in self.terms})
         self.heads.to(example.device)
+        if align == "paper":
+            _check_paper(self.terms, self.heads, network)
         self.align: Align = align
         self.precision = precision
         self.sync_bn = sync_bn
@@ -639,6 +645,26 @@ def _check_feature(terms: Iterable[Term]) -> None:
         raise ValueError(
             f"gradients.align must not be feature where no teacher's term passes the student's feature, got "
             f"{(replacing or guides)[0].label!r}. Use backbone"
+        )
+
+
+def _check_paper(terms: Iterable[Term], heads: nn.ModuleDict, network: Network) -> None:
+    """Refuses alignment of two classifiers' rows where there is not one pair of them."""
+    guides = [term for term in terms if not term.method.label_loss]
+    matrices = {
+        f"{term.label}: {name}": (term, parameter)
+        for term in guides
+        for name, parameter in heads[term.label].named_parameters()
+        if parameter.requires_grad and parameter.dim() == 2
+    }
+    shapes = [
+        tuple(matrix.shape) if "feature" in term.method.student_roles else None
+        for term, matrix in matrices.values()
+    ]
+    if guides and (network.head is None or shapes != [tuple(network.classifier.weight.shape)]):
+        raise ValueError(
+            "gradients.align must not be paper without one linear second head on the student's feature, got "
+            f"{', '.join(matrices) or 'none'}. Give dhkd head: linear and no other term a layer, or take backbone"
         )
 
 

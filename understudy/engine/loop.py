@@ -256,9 +256,9 @@ def _epoch(job: Job) -> Iterator[None]:
         append_line(job.folder / "metrics.jsonl", json_line(line))
         for tracker in job.trackers:
             tracker.log(line)
+    _keep_checkpoint(job)  # before the state that goes on after this epoch
     job.save()
     job.keep_good()
-    _keep_checkpoint(job)
     give_back()
     job.console.say(_epoch_line(line, job.train.epochs, job.task))
     if stopping and job.epoch < job.train.epochs:

@@ -90,7 +90,12 @@ class Transplant(nn.Module):
 
 
 def transplanted_head(
-    setup: Setup, kind: ConnectorKind, name: str, init: Literal["default", "fan_out"] = "default"
+    setup: Setup,
+    kind: ConnectorKind,
+    name: str,
+    init: Literal["default", "fan_out"] = "default",
+    *,
+    deployed: bool = True,
 ) -> Transplant:
     """Returns a new connector with the teacher's classifier.
 
@@ -99,21 +104,27 @@ def transplanted_head(
         kind: of the connector.
         name: config name of the method, for the errors.
         init: of the connector's convolutions.
+        deployed: whether the student answers with it; else it is thrown away.
 
     Raises:
         ValueError: the teacher's classifier does not read its pooled last map (of as many channels as the classifier
-            is wide), or its images or classes are not the student's.
+            is wide), its classes are not the student's, or (where it is deployed) its images.
     """
     guide = setup.guide
-    if isinstance(setup.student.module, Translated):
+    if deployed and isinstance(setup.student.module, Translated):
         raise ValueError(
             f"{name} deploys another classifier, so the student must take the data's images as they are, got a student "
             "with its own. Leave out student.image_size, channels, mean and std, or use another method"
         )
-    if isinstance(guide.module, Translated) and not guide.module.only_normalises:
+    if isinstance(guide.module, Translated) and guide.module.num_members:
         raise ValueError(
-            f"{name} deploys the teacher's classifier, so the teacher must have the student's image size, channels and "
-            "classes, got others. Leave out teacher.image_size, channels and classes, or use another method"
+            f"{name} uses the teacher's classifier, so the teacher must have the student's classes, got others. Leave "
+            "out teacher.classes, or use another method"
+        )
+    if deployed and isinstance(guide.module, Translated) and not guide.module.only_normalises:
+        raise ValueError(
+            f"{name} deploys the teacher's classifier, so the teacher must have the student's image size and channels, "
+            "got others. Leave out teacher.image_size and channels, or use another method"
         )
     classifier, shape = guide.classifier, guide.shapes.get("stage_last", ())
     if len(shape) != 3 or shape[0] != classifier.in_features:

@@ -15,6 +15,7 @@ from understudy.interface import Batch, NonNegative, Outputs, Setup, Temperature
 from understudy.losses.dml import dml_loss
 from understudy.methods.method import Method
 from understudy.models import create_model
+from understudy.models.translated import Translated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,11 @@ class DML(Method):
         if not self.peers:
             raise ValueError("dml.peers must name at least one network, got none. Use [same]")
         student = setup.student.module
-        first = next((m for m in student.modules() if isinstance(m, nn.Conv2d)), None)
-        channels = first.in_channels if first is not None else 3
+        if isinstance(student, Translated):  # its peers see the images as they are
+            channels = 1 if student.our_channels == "grey" else 3
+        else:
+            first = next((m for m in student.modules() if isinstance(m, nn.Conv2d)), None)
+            channels = first.in_channels if first is not None else 3
         return nn.ModuleDict(
             {
                 f"peer_{i}": _another(student)

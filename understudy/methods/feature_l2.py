@@ -22,12 +22,16 @@ class FeatureL2(Method):
     )
     student_taps: ClassVar[tuple[str, ...]] = ("feature",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("feature",)
-    uses_labels: ClassVar[bool] = True
     suits_boxes: ClassVar[bool] = True
     mixes_labels: ClassVar[bool] = True
 
     class_balanced: bool = False
     projector: Projector = "released"
+
+    @property
+    def uses_labels(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (a setting decides)
+        """With balance."""
+        return self.class_balanced
 
     @property
     def relates_samples(self) -> bool:
@@ -41,6 +45,6 @@ class FeatureL2(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the mean of ‖f_s - f_t‖²."""
         feature = heads["project"](student["feature"])
-        return batch.over_labels(
-            lambda target: feature_l2(feature, teacher["feature"], target, self.class_balanced)
-        )
+        if not self.class_balanced:
+            return feature_l2(feature, teacher["feature"])
+        return batch.over_labels(lambda target: feature_l2(feature, teacher["feature"], target, True))

@@ -30,6 +30,7 @@ class FT(Method):
     )
     student_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
     teacher_taps: ClassVar[tuple[str, ...]] = ("stage_last",)
+    unscheduled: ClassVar[tuple[str, ...]] = ("paraphraser_lr",)  # of what is over before the first epoch
 
     paraphraser_epochs: Annotated[int, Ge(1)] = 30
     paraphraser_lr: Positive = 0.1

@@ -38,7 +38,8 @@ class SRRL(Method):
         Raises:
             ValueError: the teacher's classifier does not read its pooled last map, or has other classes.
         """
-        return nn.ModuleDict({"transplant": transplanted_head(setup, self.connector, "srrl", init="fan_out")})
+        head = transplanted_head(setup, self.connector, "srrl", init="fan_out", deployed=False)
+        return nn.ModuleDict({"transplant": head})
 
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the weighted sum of both mean squared differences."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from understudy.words import first_line
 
-WRAPPERS = ("model", "state_dict", "net")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net")
 """Keys under which training scripts put the weights, beside optimiser and epoch."""
 
 
@@ -25,13 +25,15 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 
     Args:
         net: of the architecture that the file was written for, with as many classes.
-        path: see :func:`read_weights`.
+        path: see :func:`read_weights`. One more word before every name goes if the network has none such (``model.`` in
+            checkpoints of Lightning).
 
     Raises:
         ValueError: as :func:`read_weights`; a tensor is missing, of another shape, or not the network's. The
             message names the first such tensor and counts the others.
     """
-    given, expected = read_weights(path), net.state_dict()
+    expected = net.state_dict()
+    given = _without_wrapper(read_weights(path), expected)
     problems = [
         f"{key} with shape {_shape(given.get(key))} in the file and {_shape(expected.get(key))} in the model"
         for key in (*expected, *(key for key in given if key not in expected))
@@ -50,7 +52,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Returns the named tensors of a file, on the CPU.
 
-    ``.safetensors``, or what ``torch.save`` wrote: plain, or under ``model``, ``state_dict`` or ``net``. The prefix
+    ``.safetensors``, or what ``torch.save`` wrote: plain, or under a key of :data:`WRAPPERS`. The prefix
     ``module.`` (of data parallel wrappers) goes if every name has it, ``_orig_mod.`` (of ``torch.compile``)
     wherever it stands.
 
@@ -77,7 +79,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(
                 f"weights must be named tensors, got {path} with a {type(value).__name__} as {key!r}. "
-                "Save model.state_dict(), alone or under 'model', 'state_dict' or 'net'"
+                f"Save model.state_dict(), alone or under one of {', '.join(WRAPPERS)}"
             )
     return _plain_names(state)
 
@@ -117,6 +119,14 @@ def _plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     while all(key.startswith("module.") for key in named):
         named = {key.removeprefix("module."): value for key, value in named.items()}
     return named
+
+
+def _without_wrapper(given: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors without the name of a module that only the file has around all of them."""
+    prefix = next(iter(given)).partition(".")[0] + "."
+    if not all(key.startswith(prefix) for key in given) or any(key.startswith(prefix) for key in expected):
+        return given
+    return {key.removeprefix(prefix): value for key, value in given.items()}
 
 
 def _shape(tensor: Tensor | None) -> str:

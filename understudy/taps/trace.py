@@ -150,7 +150,7 @@ def dry_run(module: nn.Module, example: Tensor) -> Trace:
         images = example[:2].to(device=like.device, dtype=like.dtype).clone()
         recorder = _Recorder(module)
         with _untouched(module, images.device), recorder.listening(), recorder:
-            output = module(images)
+            output = _answer(module, images)
     if not isinstance(output, Tensor) or output.dim() == 0 or output.shape[0] != images.shape[0]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
@@ -160,6 +160,19 @@ def dry_run(module: nn.Module, example: Tensor) -> Trace:
     size = (images.shape[2], images.shape[3])
     _find_layouts(recorder.calls, size, images.shape[0])
     return Trace(size, recorder.calls, Shown(output, output._version), frozenset(recorder.records))
+
+
+def _answer(module: nn.Module, images: Tensor) -> Any:
+    try:
+        return module(images)
+    except (ValueError, OSError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # a network may raise whatever it stumbles over
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(
+            f"{type(module).__name__} must take images of shape {tuple(images.shape)}, got {type(error).__name__}: "
+            f"{first}. Set the network's image_size or channels, or those of the data"
+        ) from error
 
 
 @contextmanager

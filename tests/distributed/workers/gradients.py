@@ -5,7 +5,7 @@ import sys
 import jobs
 import same
 
-REFUSALS = ("mode 'paper' must", "gradients.align must not be feature")
+REFUSALS = ("gradients.align must not be paper", "gradients.align must not be feature")
 
 
 def all_steps(aligns):

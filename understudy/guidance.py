@@ -306,7 +306,7 @@ def _choice(built: Built, name: str, images: ImageSet) -> PrecisionChoice:
         return PrecisionChoice(wanted, "")
     module = built.distiller.guides.teachers[name].module
     sample = view_source(module, _images(built, images)).sample(_SAMPLE)
-    return choose_precision(module, sample, wanted)
+    return choose_precision(module, sample)
 
 
 def _images(built: Built, image_set: ImageSet) -> Images:

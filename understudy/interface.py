@@ -184,12 +184,10 @@ class Setup:
     num_classes: int
     pairs: tuple[tuple[int, int], ...] = ()
     """Stages that belong together: ``(student k, teacher k)``, shallow to deep."""
-    num_images: int | None = None
-    """Size of the training set (``crd`` keeps one row of memory an image)."""
     class_means: Tensor | None = None
     """``(C, D)`` the teacher's mean feature of every class, if the caller has it already."""
     train_targets: Tensor | None = None
-    """``(num_images,)`` label of every training image by its index, -1 for one that is not trained on; if known."""
+    """``(N,)`` label of every training image by its index, -1 for one that is not trained on; if known."""
     same_family: bool = False
     """Whether both networks are of one family (DHKD chooses its auxiliary head by it)."""
 

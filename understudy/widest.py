@@ -39,6 +39,11 @@ def widen(x: Tensor) -> Tensor:
     return x.to(widest(x.device))
 
 
+def widened(x: Tensor) -> Tensor:
+    """Returns half precision in float32, other types as they are."""
+    return x.float() if x.element_size() < 4 else x
+
+
 def exact_place(device: torch.device) -> torch.device:
     """Returns where float64 is to be had: the device itself, or the host."""
     return device if has_float64(device) else torch.device("cpu")

@@ -8,7 +8,7 @@ from understudy.methods import METHODS
 from understudy.tasks import TASKS
 
 TASK = TASKS["multilabel"]
-ONE_CLASS = {"ce", "cosine", "crd", "dino", "dist", "dkd", "dml", "dual_head_kd", "feature_l2", "infonce", "kd", "nckd",
+ONE_CLASS = {"ce", "cosine", "crd", "dino", "dist", "dkd", "dml", "dual_head_kd", "infonce", "kd", "nckd",
              "tckd", "ttm", "wsld", "wttm"}  # fmt: skip
 BOXES = {"fgfi"}
 
@@ -17,6 +17,7 @@ def test_methods_that_presume_one_class_are_refused_and_no_others():
     refused = {name for name, method in METHODS.items() if TASK.objection(method()) is not None}
     assert refused == ONE_CLASS | BOXES
     assert TASK.objection(METHODS["dhkd"](head_loss="kd")) is not None
+    assert TASK.objection(METHODS["feature_l2"](class_balanced=True)) is not None
 
 
 def networks():

@@ -29,15 +29,6 @@ def faster(monkeypatch, by):
     monkeypatch.setattr(precision, "measure_speedup", lambda slow, fast, device: by)
 
 
-def test_an_explicit_choice_is_taken_without_a_test():
-    module = Counted(FULL, FULL)
-    for wanted in ("fp32", "bf16"):
-        choice = choose_precision(module, IMAGES, wanted)
-        assert choice.precision == wanted
-        assert "as asked" in choice.note
-    assert module.runs == 0
-
-
 def test_bf16_is_chosen_where_it_is_right_and_faster(monkeypatch):
     faster(monkeypatch, 2.0)
     choice = choose_precision(Counted(FULL, FULL + 0.01), IMAGES)

@@ -24,7 +24,7 @@ from understudy.methods.term import Term, build_terms, judging_terms
 from understudy.models import family, known_roles
 from understudy.taps import Taps, describe, pair_stages, without_hooks
 from understudy.tasks import task_of
-from understudy.teacher.frozen import widened
+from understudy.widest import widened
 
 
 class Distiller(nn.Module):
@@ -682,7 +682,6 @@ def _setup(
         teacher=teacher,
         num_classes=student.num_classes,
         pairs=pair_stages(student, teacher) if teacher is not None else (),
-        num_images=None if train_targets is None else len(train_targets),
         class_means=class_means,
         train_targets=train_targets,
         same_family=same_family,

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from understudy.interface import NonNegative, Outputs, Setup
-from understudy.methods.ce import constants, known_targets, one_a_class, widened
+from understudy.methods.ce import constants, known_targets, one_a_class
 from understudy.methods.logits import LogitMethod
+from understudy.widest import widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from understudy.interface import Batch, NonNegative, Outputs, Setup, Share
 from understudy.methods.logits import LogitMethod
+from understudy.widest import widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +56,6 @@ class CrossEntropy(LogitMethod):
         if self.class_weights is None:
             return losses
         return constants(self.class_weights, losses)[target] * losses
-
-
-def widened(logits: Tensor) -> Tensor:
-    """Returns half-precision logits in float32, others as they are."""
-    return logits.float() if logits.element_size() < 4 else logits
 
 
 def constants(values: tuple[float, ...] | Literal["auto"], like: Tensor) -> Tensor:

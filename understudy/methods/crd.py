@@ -45,7 +45,7 @@ class CRD(Method):
         Raises:
             ValueError: the training labels are not known.
         """
-        if setup.num_images is None or setup.train_targets is None:
+        if setup.train_targets is None:
             raise ValueError(
                 "crd must know the label of every training image, got none. "
                 "Pass train_targets= to the Distiller (label by index, -1 for images that are not trained on)"

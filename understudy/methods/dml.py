@@ -16,6 +16,7 @@ from understudy.losses.dml import dml_loss
 from understudy.methods.method import Method
 from understudy.models import create_model
 from understudy.models.translated import Translated
+from understudy.widest import widened
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class DML(Method):
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch, heads: nn.ModuleDict) -> Tensor:
         """Returns the student's divergence from its peers, and everything its peers learn from."""
         answers = (peer(batch.images) for peer in heads.values())
-        logits = [student["logits"], *(x.float() if x.element_size() < 4 else x for x in answers)]
+        logits = [student["logits"], *map(widened, answers)]
         total = dml_loss(logits[0], logits[1:], self.temperature)
         for i, peer in enumerate(logits[1:], start=1):
             others = logits[:i] + logits[i + 1 :]

@@ -25,6 +25,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, box_iou
 
 from understudy.data.counter import Stream, uniform
 from understudy.models.initialisation import init_convolutions
+from understudy.widest import widened
 
 TORCHVISION_DETECTORS = frozenset(
     name for name in torchvision.models.list_models(module=detection) if name.startswith("fasterrcnn_")
@@ -74,11 +75,6 @@ class Detector(nn.Module):
         self.roi_heads: Any = roi_heads
         self.family = family
         self.brought: dict[str, Any] = dict(brought or {})
-
-    @property
-    def num_logits(self) -> int:
-        """K: classes of the data, and background."""
-        return self.roi_heads.box_predictor.cls_score.out_features
 
     @property
     def num_samples(self) -> int:
@@ -145,7 +141,7 @@ class Detector(nn.Module):
         logits, deltas = self.roi_heads.box_predictor(feature.flatten(0, 1))
         levels = {f"stage_{k}": level for k, level in enumerate(maps.values(), start=1)}
         shown = levels | {"feature": feature, "logits": logits.unflatten(0, boxes.shape[:2])}
-        return shown, _wide(deltas).view(*boxes.shape[:2], -1, 4)
+        return shown, widened(deltas).view(*boxes.shape[:2], -1, 4)
 
     def _proposals(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> tuple[list[Tensor], _Anchors]:
         """Returns the boxes proposed for each image, and the anchors they come from."""
@@ -153,7 +149,7 @@ class Detector(nn.Module):
         logits, deltas = self.rpn.head(levels)
         anchors = self.anchors(levels, size)
         flat_logits, flat_deltas = concat_box_prediction_layers(
-            [_wide(level) for level in logits], [_wide(level) for level in deltas]
+            [widened(level) for level in logits], [widened(level) for level in deltas]
         )
         count = len(levels[0])
         every = torch.cat(anchors)
@@ -224,7 +220,7 @@ class Detector(nn.Module):
         sizes = [size] * len(proposals)
         feature = self.roi_heads.box_head(self.roi_heads.box_roi_pool(maps, proposals, sizes))
         logits, deltas = self.roi_heads.box_predictor(feature)
-        parts = self.roi_heads.postprocess_detections(_wide(logits), _wide(deltas), proposals, sizes)
+        parts = self.roi_heads.postprocess_detections(widened(logits), widened(deltas), proposals, sizes)
         found = []
         for boxes, scores, labels in zip(*parts, strict=True):
             rows = torch.cat([boxes, scores[:, None], labels[:, None].to(boxes.dtype)], dim=1)
@@ -241,7 +237,7 @@ def level_anchors(generator: Any, maps: Sequence[Tensor], size: tuple[int, int])
         size: height and width of the images.
     """
     one = ImageList(maps[0].new_empty(1, 3, *size), [size])
-    (every,) = generator(one, [_wide(level[:1]) for level in maps])
+    (every,) = generator(one, [widened(level[:1]) for level in maps])
     areas = [level.shape[2] * level.shape[3] for level in maps]
     counts = [area * count for area, count in zip(areas, generator.num_anchors_per_location(), strict=True)]
     return list(every.split(counts))
@@ -252,11 +248,6 @@ class _Anchors:
 
     def __init__(self, boxes: Tensor, logits: Tensor, deltas: Tensor) -> None:
         self.boxes, self.logits, self.deltas = boxes, logits, deltas
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """Returns half-precision tensors in float32: a box has more pixels than bf16 has digits."""
-    return tensor.float() if tensor.element_size() < 4 else tensor
 
 
 def _matched(matcher: Any, objects: Tensor, boxes: Tensor) -> Tensor:

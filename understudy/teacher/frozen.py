@@ -9,6 +9,7 @@ from torch import nn
 
 from understudy.interface import Batch, Network, Outputs
 from understudy.taps import Taps
+from understudy.widest import widened
 
 
 class Teacher:
@@ -59,8 +60,3 @@ class Teacher:
     def close(self) -> None:
         """Removes the taps."""
         self.taps.close()
-
-
-def widened(tensor: torch.Tensor) -> torch.Tensor:
-    """Returns half-precision tensors in float32, others as they are."""
-    return tensor.float() if tensor.element_size() < 4 else tensor

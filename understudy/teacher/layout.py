@@ -11,7 +11,7 @@ from torch import Tensor
 
 from understudy.interface import Network, Outputs
 from understudy.models.translated import classify
-from understudy.teacher.frozen import widened
+from understudy.widest import widened
 
 TableDtype: TypeAlias = Literal["fp16", "fp32", "fp64"]
 DTYPES: dict[TableDtype, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32, "fp64": torch.float64}

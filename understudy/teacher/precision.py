@@ -30,18 +30,13 @@ class PrecisionChoice:
     note: str
 
 
-def choose_precision(
-    module: nn.Module, images: Tensor, wanted: Literal["auto", "fp32", "bf16"] = "auto"
-) -> PrecisionChoice:
-    """Returns the precision of a teacher; ``auto`` runs it both ways on some images, about ten passes in all.
+def choose_precision(module: nn.Module, images: Tensor) -> PrecisionChoice:
+    """Returns the precision of a teacher, which is run both ways on some images, about ten passes in all.
 
     Args:
         module: the network as it will run (folded, in its memory format), in eval mode.
         images: real training images, normalised, ``(B, C, H, W)``; some tens are enough.
-        wanted: anything but ``auto`` is returned as it is, without a test.
     """
-    if wanted != "auto":
-        return PrecisionChoice(wanted, f"the teacher runs in {wanted}, as asked")
     if images.dtype != torch.float32:
         return PrecisionChoice("fp32", f"the teacher runs in {images.dtype}, the type of its weights")
     run = {"fp32": lambda: _logits(module, images, False), "bf16": lambda: _logits(module, images, True)}

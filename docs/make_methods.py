@@ -86,7 +86,7 @@ def _contents() -> str:
 def _section(name: str, cost: Cost | str) -> str:
     text, method = TEXTS["methods"][name], METHODS[name]
     student, _, teacher = seen(method).partition(" / ")
-    labels = " It reads the labels." if method.uses_labels else ""
+    labels = " It reads the labels." if method().uses_labels else ""
     reads = f"**Sees** of the student {_code(student)}; of the teacher {_code(teacher)}.{labels}"
     if method.replaces_classifier:
         reads += " The deployed model answers with the teacher's classifier."

@@ -16,7 +16,7 @@ PAGE = Path(__file__).with_name("recipes.md")
 HEADING = "## All recipes\n"
 LEFT_OUT = """## Printed cells without an arm
 
-Everything else that can be read in the papers' tables has one.
+Everything else that can be read in the papers' tables has one, but for the recipes above that cannot be run.
 
 | recipe | cells | why |
 |---|---|---|"""

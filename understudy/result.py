@@ -160,7 +160,7 @@ def write_weights(path: Path, student: nn.Module, built: Built) -> None:
         about["resize"] = str(config.data.resize)
     if (task := built.distiller.task.name) != "classification":
         about["task"] = task
-    if options := options_of(student, config.student.options):
+    if options := options_of(built.distiller.student, config.student.options):
         about["options"] = json.dumps(options)
     replacing = built.distiller.replacing
     if replacing is not None:  # more than the student is shipped: how to build it

@@ -405,6 +405,7 @@ def test_alignment_at_the_feature_needs_a_loss_that_passes_it(losses):
         [{"name": "ce"}, {"name": "kd"}],
         [{"name": "ce"}, {"name": "dhkd", "head": "mlp"}],
         [{"name": "ce"}, {"name": "dhkd", "head": "linear"}, {"name": "dino"}],
+        [{"name": "ce"}, {"name": "dhkd", "head": "linear"}, {"name": "kd"}],
     ],
 )
 def test_alignment_of_rows_needs_one_pair_of_classifiers(losses):

@@ -1,8 +1,10 @@
 import copy
+import json
 import pickle
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import understudy as us
@@ -109,3 +111,39 @@ def test_a_method_that_replaces_nothing_deploys_the_student(bench):
     b = bench("at")
     student = b.distiller.student
     assert deployed_model(b.method, student, b.distiller.setup.guide.module, b.images) is student
+
+
+WIDE = """
+from torch import nn
+
+def net(num_classes, in_channels, width=4):
+    body = [nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes))
+"""
+
+
+def test_a_student_from_another_run_s_weights_is_rebuilt_with_their_options(
+    digits_config, tmp_path, monkeypatch
+):
+    (tmp_path / "wide_networks.py").write_text(WIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    plain = digits_config | {"losses": [{"name": "ce"}], "gradients": {}, "teacher": None}
+    plain["train"] = plain["train"] | {"epochs": 1}
+    student = {"model": "wide_networks:net", "options": {"width": 12}}
+    first = us.train(plain | {"student": student, "output": str(tmp_path / "first")}, quiet=True)
+    given = {"model": "wide_networks:net", "weights": str(first.path / "student.safetensors")}
+    second = us.distill(
+        plain
+        | {
+            "student": given,
+            "teacher": digits_config["teacher"],
+            "losses": [{"name": "ijckd"}],
+            "output": str(tmp_path / "second"),
+        },
+        quiet=True,
+    )
+    assert us.evaluate(second.path, quiet=True)["test/acc1"] == second.metrics["last"]["test/acc1"]
+    us.export(second.path, ["safetensors"], quiet=True)
+    (exported,) = (second.path / "export").glob("*.safetensors")
+    with safe_open(exported, framework="pt") as file:
+        assert json.loads(file.metadata()["options"]) == {"width": 12}

@@ -183,7 +183,7 @@ def _parse(file: Path) -> dict[str, list[dict[str, Any]]]:
                 f"{', '.join(sorted(kind.__name__ for kind in kinds))}. Correct them"
             )
     for part in ("images", "categories"):
-        numbers = Counter(str(entry["id"]) for entry in content[part])
+        numbers = Counter(entry["id"] for entry in content[part])
         twice = next((number for number, count in numbers.items() if count > 1), None)
         if twice is not None:
             raise ValueError(

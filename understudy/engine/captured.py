@@ -110,6 +110,7 @@ class CapturedSteps:
                 index=index,
                 view=view,
                 epoch=epoch,
+                seed=torch.initial_seed(),
                 counts=counts,
                 answers=known,
                 density=density,

@@ -661,10 +661,11 @@ def _check_paper(terms: Iterable[Term], heads: nn.ModuleDict, network: Network) 
         tuple(matrix.shape) if "feature" in term.method.student_roles else None
         for term, matrix in matrices.values()
     ]
-    if guides and (network.head is None or shapes != [tuple(network.classifier.weight.shape)]):
+    judged = any("logits" in term.method.student_roles for term in guides)  # through the first head
+    if guides and (judged or network.head is None or shapes != [tuple(network.classifier.weight.shape)]):
         raise ValueError(
             "gradients.align must not be paper without one linear second head on the student's feature, got "
-            f"{', '.join(matrices) or 'none'}. Give dhkd head: linear and no other term a layer, or take backbone"
+            f"{', '.join(matrices) or 'none'}. Take dhkd with head: linear alone, or align: backbone"
         )
 
 

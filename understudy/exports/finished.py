@@ -18,7 +18,7 @@ from understudy.files import read_json
 from understudy.job import check_one_run
 from understudy.methods.term import build_terms
 from understudy.models import FullSize
-from understudy.models.translated import options_of
+from understudy.models.published import built_with
 from understudy.predict import Predictor, load_predictor
 from understudy.result import count_parameters
 from understudy.tasks import Task, task_named
@@ -107,7 +107,7 @@ class FinishedRun:
         All values are ASCII: whatever is in a class's name is escaped as JSON does.
         """
         predictor = self.predictor
-        options = options_of(predictor.module, self.config.student.options)
+        options = built_with(self.folder / "student.safetensors", self.config.student.model)
         return {
             "model": self.config.student.model,
             "classes": json.dumps(predictor.classes),

@@ -396,12 +396,17 @@ WRITER = """
     layout = Layout(images=20, views=18, columns=(("logits", 10),), dtype="fp32")
     parts = {"weights": "w", "data": "d", "normalisation": "n", "views": "v", "precision": "p", "dtype": "fp32"}
     table = ViewTable(Path(sys.argv[1]), Fingerprint(parts), layout)
+    order = torch.randperm(layout.rows, generator=torch.Generator().manual_seed(int(sys.argv[2])))
+
+    def write(keys):
+        table.write(keys, keys[:, None] * 0.5 + torch.arange(10.0))
+
+    write(order[:7])  # before anyone goes: a writer that is started late might find everything written by the other
     print("ready", table.writable, flush=True)
     sys.stdin.readline()
-    order = torch.randperm(layout.rows, generator=torch.Generator().manual_seed(int(sys.argv[2])))
     while True:  # again and again, until killed
         for keys in order.split(7):
-            table.write(keys, keys[:, None] * 0.5 + torch.arange(10.0))
+            write(keys)
 """
 
 

@@ -118,7 +118,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._process.communicate(timeout=20)  # the end of its input ends the arm
+            self._process.communicate(timeout=120)  # the end of its input ends the arm
         except (subprocess.TimeoutExpired, BrokenPipeError):
             self._process.kill()
             self._process.wait()

@@ -1,6 +1,7 @@
 """What all tests share: where the real data sets are."""
 
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+for name in ("FORCE_COLOR", "RANK", "WORLD_SIZE", "SLURM_PROCID"):  # of whoever started the tests
+    os.environ.pop(name, None)
 _DEFAULT = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout
 
 

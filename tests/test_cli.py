@@ -345,6 +345,7 @@ def test_a_hub_name_while_offline_is_one_line(
         monkeypatch.setattr(
             "huggingface_hub.constants.HF_HUB_OFFLINE", True
         )  # or its client tries for half a minute
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf"))
     refused(at_folder("train", *changes), *words)
     assert nothing_is_begun(folder)
 

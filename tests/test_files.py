@@ -4,6 +4,7 @@ import multiprocessing as mp
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -60,17 +61,20 @@ def test_a_second_process_is_refused_and_the_lock_dies_with_its_owner(tmp_path):
 def test_what_a_killed_owner_leaves_behind_is_waited_for(tmp_path):
     """A process that decodes images has the lock from its run, and outlives it by a moment."""
     script = (
-        "import os, sys, time; from pathlib import Path; from understudy.files import locked\n"
+        "import os, sys; from pathlib import Path; from understudy.files import locked\n"
         "with locked(Path(sys.argv[1])):\n"
-        "    if os.fork() == 0: time.sleep(1); os._exit(0)\n"
+        "    if os.fork() == 0: sys.stdin.read(); os._exit(0)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert killed.returncode == -9
-    with pytest.raises(ValueError, match="second process"), locked(tmp_path, patience=0):
-        pass
-    with locked(tmp_path):
-        pass
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE) as killed:
+        assert killed.wait() == -9
+        with pytest.raises(ValueError, match="second process"), locked(tmp_path, patience=0):
+            pass
+        timer = threading.Timer(0.5, killed.stdin.close)  # lets the one that is left end
+        timer.start()
+        with locked(tmp_path, patience=300):
+            pass
+        timer.join()
 
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):

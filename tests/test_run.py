@@ -175,7 +175,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(digits_config, tmp
 
 @pytest.mark.slow
 def test_kill_minus_nine_at_random_moments_changes_nothing(digits_config, tmp_path):
-    digits_config |= {"train": {**digits_config["train"], "epochs": 30}}
+    digits_config |= {"train": {**digits_config["train"], "epochs": 60}}
     digits_config["losses"].append({"name": "dino", "weight": 0.1})
     whole = us.distill(digits_config, quiet=True)
     config = tmp_path / "c.yaml"
@@ -188,7 +188,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(digits_config, tmp_pa
             text=True,
         )
         metrics = tmp_path / "killed" / "metrics.jsonl"
-        deadline, lines = time.monotonic() + 120, len(read_json_lines(metrics))
+        deadline, lines = time.monotonic() + 540, len(read_json_lines(metrics))
         while process.poll() is None and time.monotonic() < deadline:
             if len(read_json_lines(metrics)) >= lines + 3:  # it is training: kill it some steps later
                 time.sleep(rng.random() * 0.1)
@@ -196,7 +196,7 @@ def test_kill_minus_nine_at_random_moments_changes_nothing(digits_config, tmp_pa
                 kills += 1
                 break
             time.sleep(0.005)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate()
         if process.returncode == 0 or (tmp_path / "killed" / "result.json").exists():
             break  # or the kill came after the end, while the page was drawn
         assert process.returncode == -signal.SIGKILL, errors

@@ -303,7 +303,7 @@ def test_a_set_that_is_always_in_memory_says_so():
 
 
 def no_children():
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60  # torch itself waits 5 s for each
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     return not multiprocessing.active_children()
@@ -311,6 +311,7 @@ def no_children():
 
 def test_workers_end_with_the_iterator(folder):
     data = splits(folder, resident=False, workers=2)
+    assert no_children()
     batches = train_loader(data).epoch(0)
     next(batches)
     assert len(multiprocessing.active_children()) == 2
@@ -406,6 +407,7 @@ def test_an_unreadable_file_is_one_line_that_names_it(folder, workers):
 
 def test_a_worker_that_is_killed_is_one_line(folder):
     data = splits(folder, resident=False, workers=1)
+    assert no_children()
     batches = train_loader(data, batch_size=1).epoch(0)
     next(batches)
     handler = signal.signal(
@@ -450,29 +452,29 @@ def started(folder, epochs):
 
 @pytest.mark.slow
 def test_a_killed_run_leaves_no_worker_that_holds_its_folder(folder):
-    whole = us.distill(config(folder, **{"train.epochs": 9, "output": str(folder / "whole")}), quiet=True)
-    process = started(folder, 9)
+    whole = us.distill(config(folder, **{"train.epochs": 30, "output": str(folder / "whole")}), quiet=True)
+    process = started(folder, 30)
     time.sleep(0.3)
     process.kill()
     process.wait()
     run = us.resume(folder / "run", quiet=True)  # at once
     assert equal(weights(run.path), weights(whole.path))
-    process.communicate(timeout=60)  # nobody holds its output open
+    process.communicate(timeout=300)  # nobody holds its output open
 
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_all_processes_and_leaves_a_run_that_resumes_exactly(folder):
-    changes = {"train.epochs": 12, "output": str(folder / "whole")}
+    changes = {"train.epochs": 30, "output": str(folder / "whole")}
     whole = us.distill(config(folder, **changes), quiet=True)
-    process = started(folder, 12)
+    process = started(folder, 30)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert "Traceback" not in errors
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)  # nobody is left of the group
     lines = read_json_lines(folder / "run" / "metrics.jsonl")
-    assert 1 <= len(lines) < 12
+    assert 1 <= len(lines) < 30
     assert equal(weights(us.resume(folder / "run", quiet=True).path), weights(whole.path))
 
 
@@ -497,7 +499,7 @@ def test_the_doctor_sees_a_slow_loader(folder, monkeypatch):
     decode = module.decode_named
 
     def slow(*arguments):
-        time.sleep(0.05)
+        time.sleep(0.2)  # long beside a step of a machine that does other things, too
         return decode(*arguments)
 
     monkeypatch.setattr(module, "decode_named", slow)  # workers are forked

@@ -2,13 +2,13 @@
 
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ports import free_port
 
 WORKERS = Path(__file__).parent / "workers"
 collect_ignore_glob = ["workers/*"]  # scripts, run as processes of their own
@@ -33,15 +33,12 @@ def worker():
 def processes():
     """A function that runs a worker script as one of ``world`` processes and returns what each printed."""
 
-    def run(script, *arguments, world, timeout=300):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+    def run(script, *arguments, world, timeout=1500):
         shared = os.environ | {
             "OMP_NUM_THREADS": "1",
             "WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
+            "MASTER_PORT": str(free_port()),
         }
         command = [sys.executable, "-W", "error", str(WORKERS / script), *map(str, arguments)]
         started = [

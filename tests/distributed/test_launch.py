@@ -1,8 +1,12 @@
 """Who this process is, by what the launcher says."""
 
+import socket
+
 import pytest
+from torch.distributed import DistNetworkError, DistStoreError
 
 import understudy as us
+from understudy.cli import main
 from understudy.engine.launch import Launch, launched, lost
 
 STEP = {
@@ -69,6 +73,42 @@ def test_a_lost_connection_becomes_one_line_and_other_errors_stay():
     assert "\n" not in str(lost(gloo))
     assert lost(RuntimeError("CUDA out of memory")) is None
     assert lost(ValueError("peer Connection")) is None
+
+
+@pytest.mark.parametrize("kind", [DistNetworkError, DistStoreError])
+def test_processes_that_do_not_meet_are_one_line(kind):
+    line = lost(kind("Failed to recv, got 0 bytes.\nConnection was likely closed."))
+    assert line is not None
+    assert line.startswith(
+        "all processes must find each other at the start, got: Failed to recv, got 0 bytes. Conn"
+    )
+    assert "\n" not in line
+
+
+def test_a_port_that_is_taken_is_one_line(digits_config, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text(us.load_config(digits_config).yaml())
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        given = {
+            "RANK": "0",
+            "WORLD_SIZE": "2",
+            "LOCAL_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("sys.argv", ["understudy", "distill", str(path)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "address already in use" in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_study_started_as_several_processes_is_refused_in_one_line(monkeypatch):

@@ -96,7 +96,8 @@ def test_norms_of_their_own_are_another_run_with_a_plain_student(folder):
 
 def test_evaluation_in_parts_is_that_of_the_whole(folder, found):
     expected = us.evaluate(folder / "whole", quiet=True)
-    assert found[0]["measured"] == found[1]["measured"] == expected
+    assert found[0]["measured"] == found[1]["measured"]
+    assert found[0]["measured"] == pytest.approx(expected, rel=1e-6)  # sums of parts
 
 
 def test_a_loss_that_one_process_sees_diverge_stops_both(folder, found):

@@ -14,7 +14,7 @@ KILLS = 25
 @pytest.mark.slow
 def test_every_killed_run_resumes_to_the_same_bits(tmp_path, table):
     command = [sys.executable, str(WORKER), str(tmp_path), str(KILLS)]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=560, check=False)
+    said = subprocess.run(command, capture_output=True, text=True, timeout=1700, check=False)
     assert said.returncode == 0, said.stderr
     found = json.loads(said.stdout)
     trials = found["trials"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +89,7 @@ def visit(browser):
             viewport={"width": width, "height": 900}, color_scheme=scheme, **options
         )
         contexts.append(context)
+        context.set_default_timeout(120_000)  # ms, of a busy machine
         page = context.new_page()
         page.problems, page.asked = [], []
         page.on("console", lambda message: page.problems.append(message.text))
@@ -155,9 +157,13 @@ def test_the_theme_follows_the_system_and_the_button(visit, address):
     light.click("#theme")
     assert ground(light) == ground(dark)
     assert light.inner_text("#theme") == "Light theme"
-    light.wait_for_timeout(500)  # what is stored reaches the disk's process a little later
-    light.reload()
-    assert ground(light) == ground(dark), "the choice is remembered"
+    deadline = time.monotonic() + 60
+    while True:  # what is stored reaches the disk's process a little later
+        light.wait_for_timeout(200)
+        light.reload()
+        if ground(light) == ground(dark):
+            break
+        assert time.monotonic() < deadline, "the choice is remembered"
     light.click("#theme")
     assert ground(light) == first
 
@@ -169,7 +175,7 @@ def test_every_link_leads_somewhere(visit, address):
         link.focus()
         page.keyboard.press("Enter")
         assert page.evaluate("location.hash") == f"#{target}"
-        playwright.expect(page.locator(f"#{target}")).to_be_in_viewport()
+        playwright.expect(page.locator(f"#{target}")).to_be_in_viewport(timeout=60_000)
     others = {link.evaluate("a => a.href") for link in page.locator("a:not([href^='#'])").all()}
     for other in others:
         there = visit(other)

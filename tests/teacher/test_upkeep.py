@@ -116,7 +116,9 @@ def test_verify_counts_damage_and_recomputes_a_sample(make, tmp_path):
         )
     with (tmp_path / "t" / "rows-0.bin").open("r+b") as rows:
         rows.seek(17 * 40)
-        rows.write(b"\1")
+        (byte,) = rows.read(1)
+        rows.seek(17 * 40)
+        rows.write(bytes([byte ^ 1]))
     with world.table(tmp_path / "t") as table:
         found = verify(table, world.blocks(), sample=1000)
     assert not found.sound
@@ -187,11 +189,13 @@ FILLER = """
     small = importlib.util.module_from_spec(spec)
     sys.modules["small"] = small
     spec.loader.exec_module(small)
-    world = small.make_world(n=400)
+    world = small.make_world(n=1200)
     with world.table(Path(sys.argv[2])) as table:
+        budget = iter([False, True])  # a block now: one that is started late might find nothing left to do
+        done = fill(table, world.blocks(), stop=lambda: next(budget))
         print("ready", flush=True)
         sys.stdin.readline()
-        print(fill(table, world.blocks()), flush=True)
+        print(done + fill(table, world.blocks()), flush=True)
 """
 
 
@@ -248,14 +252,14 @@ def check_full(path, world):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_that_fill_one_table_share_the_work(make, tmp_path, fillers, count):
-    rows, processes = 400 * 18, fillers(count)
+    rows, processes = 1200 * 18, fillers(count)
     assert info(tmp_path / "t").writers == count
     for process in processes:
         go(process)
-    computed = [int(process.communicate(timeout=120)[0]) for process in processes]
+    computed = [int(process.communicate()[0]) for process in processes]
     assert rows <= sum(computed) <= 1.05 * rows  # little is computed twice
     assert min(computed) > 0  # how large each one's part is, is the scheduler's affair
-    check_full(tmp_path / "t", make(n=400))
+    check_full(tmp_path / "t", make(n=1200))
 
 
 @pytest.mark.slow
@@ -264,19 +268,19 @@ def test_a_process_that_is_killed_leaves_its_share_to_the_other_one(make, tmp_pa
     first, second = fillers(2)
     go(first)
     go(second)
-    while not 0.1 < info(path).share < 0.9:
+    while info(path).share <= 0.1:
         time.sleep(0.001)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert int(second.communicate(timeout=120)[0]) < 400 * 18
+    assert int(second.communicate()[0]) < 1200 * 18
     assert all((path / f"index-{number}.bin").stat().st_size > 0 for number in range(2))
-    check_full(path, make(n=400))
+    check_full(path, make(n=1200))
 
 
 @pytest.mark.slow
 def test_filling_that_is_killed_again_and_again_ends_with_a_sound_table(make, tmp_path, fillers):
     """SIGKILL after a random part of a second, three times; then the rest, and every row is right."""
-    path, world = tmp_path / "t", make(n=400)
+    path, world = tmp_path / "t", make(n=1200)
     filled = [0]
     for wait in (0.02, 0.15, 0.4):
         (process,) = fillers(1)
@@ -290,5 +294,5 @@ def test_filling_that_is_killed_again_and_again_ends_with_a_sound_table(make, tm
     assert filled == sorted(set(filled))
     with world.table(path) as table:
         assert verify(table, world.blocks(), sample=10_000).sound
-        assert fill(table, world.blocks()) == 400 * 18 - filled[-1]
+        assert fill(table, world.blocks()) == 1200 * 18 - filled[-1]
     check_full(path, world)

@@ -168,7 +168,7 @@ class Undecoded:
             num_workers=workers,
             collate_fn=partial(_stacked, self._one),
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_serve,
+            worker_init_fn=partial(_serve, os.getpid()),
             prefetch_factor=_AHEAD if workers else None,
             generator=torch.Generator(),  # or it would draw from torch's own
         )
@@ -266,7 +266,7 @@ def _died(error: BaseException) -> str:
     )
 
 
-def _serve(worker: int) -> None:
+def _serve(main: int, worker: int) -> None:
     """Leaves signals that reach the whole group of processes to the main one, and ends when that ends.
 
     A forked worker holds copies of the main process's files, and with them its lock on the run's folder: it must not
@@ -277,6 +277,8 @@ def _serve(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != main:  # it had ended before this could be asked for
+            os._exit(1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,17 @@ def forsake() -> None:
 
 
 def lost(error: BaseException) -> str | None:
-    """Returns one line for the error torch raises when another process is gone; ``None`` for any other error."""
+    """Returns one line for the error torch raises when another process is gone, or none is found; else ``None``."""
     words = str(error)
+    if type(error).__name__ in (
+        "DistNetworkError",
+        "DistStoreError",
+    ):  # of the store; a torch without it has neither
+        reason = " ".join(words.split()).rstrip(".")
+        return (
+            f"all processes must find each other at the start, got: {reason}. See what the others say, and whether "
+            "MASTER_ADDR and MASTER_PORT are the same for all and free (torchrun chooses them)"
+        )
     if not isinstance(error, RuntimeError) or "peer" not in words or "onnection" not in words:
         return None
     reason = words.splitlines()[0].rpartition("] ")[2].partition(". ")[0]

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from contextlib import redirect_stderr
@@ -18,6 +17,9 @@ from pathlib import Path
 import understudy as us
 from understudy import job as jobs
 from understudy.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from ports import free_port
 
 WORLD = 2
 
@@ -45,9 +47,7 @@ def config(output):
 
 def start(path):
     """Forks the processes of `understudy distill PATH`; returns their numbers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     return [fork(path, rank, port) for rank in range(WORLD)]
 
 
@@ -77,7 +77,7 @@ def fork(path, rank, port):
     os._exit(status)
 
 
-def wait(children, patience=60.0):
+def wait(children, patience=600.0):
     """Returns the exit statuses; who has not ended by then is killed, as a launcher does with what is left."""
     statuses, deadline = {}, time.monotonic() + patience
     while len(statuses) < len(children):
@@ -95,6 +95,13 @@ def digest(folder):
     return hashlib.sha256((folder / "student.safetensors").read_bytes()).hexdigest()
 
 
+def begun(children, output):
+    """Waits until the processes have found each other and the run's folder exists; returns the time."""
+    while not (output / "config.yaml").exists():
+        assert live(children, 0.005) == 0.005, "ended before the run began"
+    return time.monotonic()
+
+
 def live(children, seconds):
     """Waits while a process of the run lives, ``seconds`` at most; returns for how long."""
     began = time.monotonic()
@@ -107,7 +114,7 @@ def live(children, seconds):
 
 
 def trial(folder, rng, seconds):
-    """Kills one process, or both, after a random part of a run's time.
+    """Kills one process, or both, after a random part of a run's time from its beginning.
 
     Returns what became of them, or the seconds that the run had taken if it ended first: a machine that others use
     is faster at one time than at another.
@@ -116,16 +123,18 @@ def trial(folder, rng, seconds):
     folder.mkdir()
     path = folder / "config.yaml"
     path.write_text(us.load_config(config(output)).yaml())
-    whom, when = rng.choice(["first", "second", "both"]), 0.3 + 0.7 * rng.random()  # after the start
+    whom, when = rng.choice(["first", "second", "both"]), rng.random()
     children = start(path)
+    begun(children, output)
     lived = live(children, when * seconds)
     victims = {"first": children[:1], "second": children[1:], "both": children}[whom]
     for victim in victims:
         os.kill(victim, signal.SIGKILL)  # nobody has waited for it yet, so the number is still its own
     codes = wait(children, patience=1.0)
-    if -signal.SIGKILL not in codes or (output / "result.json").exists():
-        return lived
     survivors = [(folder / f"said-{r}").read_text() for r, code in enumerate(codes) if code >= 0]
+    if -signal.SIGKILL not in codes or (output / "result.json").exists():
+        assert {*codes} <= {0, -signal.SIGKILL}, survivors
+        return lived
     found = {
         "whom": whom,
         "when": round(when, 2),
@@ -142,8 +151,9 @@ def trial(folder, rng, seconds):
 def run(folder, number):
     rng, path = random.Random(0), folder / "config.yaml"
     path.write_text(us.load_config(config(folder / "whole")).yaml())
-    began = time.monotonic()
-    assert wait(start(path)) == [0] * WORLD, (folder / "said-0").read_text()
+    children = start(path)
+    began = begun(children, folder / "whole")
+    assert wait(children) == [0] * WORLD, (folder / "said-0").read_text()
     seconds, trials = time.monotonic() - began, []
     for attempt in range(4 * number):
         match trial(folder / str(attempt), rng, seconds):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -431,6 +432,19 @@ def test_what_torch_says_of_a_dead_worker_anywhere_is_the_same_line():
     )
     assert worker_lost(RuntimeError("CUDA out of memory")) is None
     assert worker_lost(ValueError("DataLoader worker")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the end of the main process")
+def test_a_worker_that_starts_after_its_run_was_killed_ends_at_once():
+    """The signal of the main process's end is only sent to those that asked for it before."""
+    context = multiprocessing.get_context("fork")
+    late, in_time = (context.Process(target=module._serve, args=(main, 0)) for main in (-1, os.getpid()))
+    for worker in (late, in_time):
+        with warnings.catch_warnings():  # of threads beside a fork
+            warnings.simplefilter("ignore", DeprecationWarning)
+            worker.start()
+        worker.join()
+    assert (late.exitcode, in_time.exitcode) == (1, 0)
 
 
 def started(folder, epochs):

@@ -5,12 +5,18 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 for name in ("FORCE_COLOR", "RANK", "WORLD_SIZE", "SLURM_PROCID"):  # of whoever started the tests
     os.environ.pop(name, None)
+# Generated examples are the same in every run, and no machine is too slow for them.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
 _DEFAULT = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout
 
 

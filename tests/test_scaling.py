@@ -100,7 +100,7 @@ def schedules(draw):
     }
 
 
-@settings(deadline=None, max_examples=80, derandomize=True)
+@settings(max_examples=80)
 @given(
     schedules(),
     st.integers(2, 300),
@@ -138,7 +138,7 @@ def test_every_scaled_config_is_valid_and_keeps_its_order(weight, epochs, share,
             assert moved >= small.train.schedule.warmup_epochs - 1e-9
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.integers(0, 60), st.integers(1, 100), st.sampled_from([0, 1]))
 def test_a_ramp_is_as_steep_over_the_run_as_it_was(ramp, start, first):
     """Halving even epochs halves the ramp exactly: every second weight of the long run is one of the short run."""

@@ -62,7 +62,8 @@ def test_evaluate_measures_on_corruptions_what_analyze_does(understudy, dual, tm
     table = json.loads((tmp_path / "corruptions.json").read_text())["tables"]["levels"]
     for name, kind, *levels in table["rows"]:
         key = "test" if name == "student" else name
-        assert [numbers[f"{key}/acc1"]] + [numbers[f"{key}/{kind}-{i}"] for i in range(1, 6)] == levels
+        found = [numbers[f"{key}/acc1"]] + [numbers[f"{key}/{kind}-{i}"] for i in range(1, 6)]
+        assert found == pytest.approx(levels, abs=0.4)  # the teacher is folded in one: two of 500 may tip
 
 
 def test_list_says_what_every_analysis_needs(understudy):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -63,8 +64,10 @@ def test_a_divided_run_is_the_run(folder):
         for key in ("train/loss", "train/ce", "train/dhkd", "train/dino"):
             assert line[key] == pytest.approx(expected[key], rel=1e-3), key
     ours, theirs = (read_json(folder / n / "result.json") for n in ("divided", "whole"))
-    for key in ("parameters", "extra_parameters", "confusion"):
+    for key in ("parameters", "extra_parameters"):
         assert ours[key] == theirs[key], key
+    tipped = np.abs(np.subtract(ours["confusion"], theirs["confusion"])).sum()
+    assert tipped <= 4  # of 500 images two may tip, with weights that may differ by a thousandth
     assert ours["teacher"]["test/acc1"] == theirs["teacher"]["test/acc1"]
     names = {p.name for p in (folder / "divided").rglob("*")}
     assert names == {p.name for p in (folder / "whole").rglob("*")}

@@ -18,6 +18,9 @@ from understudy.files import read_json_lines
 CLIP, DECAY, TEMPERATURE = 0.5, 0.6, 3.0
 RATES = [0.2, 0.2, 0.2 * 20]  # the last epoch spoils what was learnt, so that the best one is another
 
+TIPPED = {"train/acc1": 200 / 149, "val/acc1": 100 / 16, "test/acc1": 200 / 500}
+"""Percent of an image or two, of those there are: the library folds the teacher, and rounding may tip them."""
+
 
 class Net(nn.Module):
     """Convolution, batch norm, dropout: what a loop must get right of a network."""
@@ -139,8 +142,10 @@ def test_a_run_is_the_plain_loop_of_its_config(config, monkeypatch, place):
         assert torch.equal(run.student.state_dict()[name], weights[name])  # whatever was measured in between
     found = read_json_lines(run.path / "metrics.jsonl")
     for ours, theirs in zip(found, lines, strict=True):
-        assert {key: ours[key] for key in theirs} == pytest.approx(theirs, rel=1e-4)
+        for key, value in theirs.items():
+            assert ours[key] == pytest.approx(value, rel=1e-4, abs=TIPPED.get(key, 0)), key
     result = run.metrics
     assert result["best"]["epoch"] == best + 1
-    assert result["best"]["test/acc1"] == pytest.approx(tested[best])
-    assert result["last"]["test/acc1"] == found[-1]["test/acc1"] == pytest.approx(tested[2])
+    assert result["best"]["test/acc1"] == pytest.approx(tested[best], abs=TIPPED["test/acc1"])
+    assert result["last"]["test/acc1"] == found[-1]["test/acc1"]
+    assert result["last"]["test/acc1"] == pytest.approx(tested[2], abs=TIPPED["test/acc1"])

@@ -12,9 +12,7 @@ import understudy as us
 from understudy.config import Config, load_config, parse_overrides
 from understudy.engine.checkpoint import load_checkpoint, save_checkpoint
 
-EXAMPLES = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+EXAMPLES = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
 values = st.recursive(

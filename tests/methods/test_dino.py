@@ -75,7 +75,8 @@ def test_the_means_may_be_those_of_augmented_images_in_four_decimals(name):
         feature, _ = features(distiller, seen if augment else images)
         expected = torch.stack([feature[target == k].mean(dim=0) for k in range(4)])
         means = distiller.heads[name]["means"]()
-        torch.testing.assert_close(means, expected, atol=5.1e-5 if augment else 1e-6, rtol=0)
+        # half of the last decimal, and float32's rounding of a folded teacher
+        torch.testing.assert_close(means, expected, atol=6e-5 if augment else 1e-5, rtol=0)
         tenthousandths = means.double() * 10_000
         rounded = bool((tenthousandths - tenthousandths.round()).abs().max() < 1e-2)
         assert rounded == augment

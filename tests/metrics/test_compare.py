@@ -51,7 +51,7 @@ def test_welch_interval_equals_scipy(other):
     assert got.mean + got.half_width == pytest.approx(want.high, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@settings(max_examples=60)
 @given(values=results, data=st.data())
 def test_swapping_the_methods_swaps_the_sign_and_nothing_else(values, data):
     n = len(values)

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.metrics import average_precision, label_counts, micro_f1
@@ -25,7 +25,6 @@ def by_hand(scores, wanted):
     return value
 
 
-@settings(deadline=None, derandomize=True)
 @given(st.integers(0, 10**6))
 def test_average_precision_is_the_sum_by_hand_ties_and_unknown_labels_included(seed):
     g = torch.Generator().manual_seed(seed)

@@ -167,7 +167,12 @@ def _tensors(members: Mapping[str, bytes], kind: str, model: str) -> dict[str, T
         meta = entry["tensor_meta"]
         dtype, content = DTYPES[meta["dtype"]], members[f"data/{kind}/{entry['path_name']}"]
         size, stride = ([whole(item["as_int"]) for item in meta[key]] for key in ("sizes", "strides"))
-        flat = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        # a copy lies where torch aligns it: the last bits of a product may depend on that
+        flat = (
+            torch.frombuffer(bytearray(content), dtype=dtype).clone()
+            if content
+            else torch.empty(0, dtype=dtype)
+        )
         if math.prod(size) > len(flat):
             raise LookupError(f"{name!r} has fewer numbers than its shape {size}")
         tensor = flat.as_strided(

@@ -132,7 +132,7 @@ def page() -> str:
 
 def _folders() -> Iterator[Path]:
     """Yields the folders with a README, those of classification first."""
-    order = ["tin32-a", "cifar10", "figure2", "camvid", "bccd"]
+    order = ["tin32-a", "tin32-a-mobilenet", "cifar10", "figure2", "camvid", "bccd"]
     found = {path.parent.name: path.parent for path in RESULTS.glob("*/README.md")}
     yield from (
         found[name] for name in sorted(found, key=lambda n: (order.index(n) if n in order else 99, n))

@@ -189,6 +189,18 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(visit, address, schem
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
+def test_a_long_name_leaves_its_percentage_on_one_line(visit, study):
+    page = visit((study / "kd" / "seed-0" / "report.html").as_uri())
+    page.evaluate(
+        "document.querySelectorAll('.mistakes bdi').forEach((name) => { name.textContent = 'x'.repeat(60); })"
+    )
+    counts = page.locator(".mistakes .percent").evaluate_all(
+        "(found) => found.map((share) => share.offsetHeight / parseFloat(getComputedStyle(share).lineHeight))"
+    )
+    assert len(counts) > 6
+    assert max(counts) < 1.5
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_names_and_structure_pass_axe(visit, address, scheme):
     axe = pytest.importorskip(
